@@ -1,0 +1,3 @@
+"""nnenv: locked, reproducible and verified environments for neural-network models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,5 @@
+"""`python -m nnenv` runs the command line."""
+
+from nnenv.cli.main import main
+
+raise SystemExit(main())

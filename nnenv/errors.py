@@ -1,0 +1,97 @@
+"""Every refusal nnenv can utter: a stable code, what, where, because, fix.
+
+Inner code raises with data; `cli.render` makes sentences of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+CODES: Final[dict[str, str]] = {
+    "archive-refused": "A .deb (ar, tar or compression layer) breaks a rule of the strict gate.",
+    "case-invalid": "An inference test case cannot be read or does not fit its model.",
+    "clock-or-release": "A Debian Release file is expired, older than the locked one, or for another suite.",
+    "debian-unsatisfiable": "No set of Debian packages meets the dependencies of the target.",
+    "digest-mismatch": "Bytes do not have the sha256 or size that was locked.",
+    "disk-full": "The disk refused a write.",
+    "emulator-missing": "A foreign-architecture image needs qemu-user to run here.",
+    "engine-unavailable": "No Docker engine answered.",
+    "image-mismatch": "The built image differs from the one the lock expects.",
+    "image-not-built": "The target has no built image in the store.",
+    "index-unreachable": "A package index or archive did not answer.",
+    "internal": "A bug in nnenv.",
+    "interrupted": "The user interrupted the command.",
+    "layer-collision": "Two artifacts own one path with different bytes.",
+    "lock-edited": "model.lock is not what nnenv wrote: edited, merged or torn.",
+    "lock-missing": "There is no model.lock.",
+    "lock-stale": "model.lock does not match model.toml any more.",
+    "lock-version": "model.lock was written by a newer nnenv.",
+    "maintainer-script": "A .deb's maintainer script does something that no rule of nnenv reproduces.",
+    "manifest-invalid": "model.toml breaks a rule.",
+    "manifest-missing": "There is no model.toml.",
+    "metadata-mismatch": "A wheel's metadata differs from what was locked.",
+    "model-invalid": "A model file cannot be read or uses a forbidden construct.",
+    "offline": "The command needs something that is not in the store, and --offline forbids fetching.",
+    "path-escapes": "A path leaves the project directory.",
+    "python-unsatisfiable": "No set of wheels meets the requirements of the target.",
+    "sandbox-unavailable": "This host offers no way to isolate a process.",
+    "signature-invalid": "A Debian Release file is not signed by the distribution's key.",
+    "soname-missing": "A shared library that a wheel needs is provided by nothing in the target.",
+    "source-unconfigured": "No index or archive is configured where one is needed.",
+    "store-corrupt": "A store entry does not hash to its name.",
+    "target-unknown": "A target is named that model.toml does not define.",
+    "usage": "The command line is wrong.",
+    "variant-collision": "Two distributions that provide one import name are in one target.",
+    "verification-failed": "The image did not pass verification.",
+    "wheel-refused": "A wheel's zip structure or RECORD breaks a rule of the strict gate.",
+}
+"""Code -> meaning; `docs/errors.md` lists the same codes (a test compares)."""
+
+
+class NnenvError(Exception):
+    """A refusal with everything a person or a program needs.
+
+    `code` is a key of `CODES`; `what` one sentence; `where` a file:line, key path, package or target;
+    `because` the evidence, one line each; `fix` what the user can do, one line each.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        what: str,
+        *,
+        where: str | None = None,
+        because: Sequence[str] = (),
+        fix: Sequence[str] = (),
+        exit_code: int = 1,
+    ) -> None:
+        assert code in CODES, code
+        super().__init__(what)
+        self.code = code
+        self.what = what
+        self.where = where
+        self.because = tuple(because)
+        self.fix = tuple(fix)
+        self.exit_code = exit_code
+
+    def as_json(self) -> dict[str, object]:
+        """The error as plain values, as `--json` prints it."""
+        return {
+            "code": self.code,
+            "message": self.what,
+            "where": self.where,
+            "because": list(self.because),
+            "fix": list(self.fix),
+        }
+
+
+class SeveralErrors(NnenvError):
+    """Mistakes found in one pass, reported together; `errors` holds at least one."""
+
+    def __init__(self, errors: Sequence[NnenvError]) -> None:
+        first = errors[0]
+        super().__init__(
+            first.code, first.what, where=first.where, because=first.because, fix=first.fix, exit_code=first.exit_code
+        )
+        self.errors = tuple(errors)

@@ -1,0 +1,1 @@
+"""Foreign formats, bytes to records, strict; no I/O beyond a given stream."""

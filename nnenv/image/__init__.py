@@ -1,0 +1,1 @@
+"""Which bytes: plan, tree, layers, OCI assembly."""

@@ -1,0 +1,1 @@
+"""Which files: decisions about packages, without I/O."""

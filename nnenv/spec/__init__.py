@@ -1,0 +1,1 @@
+"""What things are: values and our two file formats, without I/O."""

@@ -1,0 +1,54 @@
+"""Artifacts: files known by sha256 and size, and how to ask a source for them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NewType
+
+Sha256 = NewType("Sha256", str)
+"""64 lower-case hexadecimal digits."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def sha256_of(text: str) -> Sha256:
+    """`text` as a Sha256; ValueError if it is not 64 lower-case hex digits."""
+    if not _SHA256.match(text):
+        raise ValueError(f"not a sha256: {text[:80]!r}")
+    return Sha256(text)
+
+
+class Kind(StrEnum):
+    """What an artifact is, which decides the gate its bytes pass and the layer they go to."""
+
+    WHEEL = "wheel"
+    DEB = "deb"
+    MODEL = "model"
+    CASE = "case"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Artifact:
+    """One locked file."""
+
+    kind: Kind
+    name: str
+    """Distribution, Debian package, or model name; for a case `model/test_data_set_N`."""
+    version: str
+    """As its source spells it (PEP 440, Debian policy 5.6.12, or the model's own); "" for cases."""
+    filename: str
+    """Base name, without directories."""
+    sha256: Sha256
+    size: int
+    """Bytes."""
+    origin: str
+    """How to ask a source, never which host: `python`, `python:NAME` (an `[[index]]`),
+    `debian:SUITE:pool/path.deb`, or `file:path/in/project`."""
+    architecture: str = ""
+    """Debian architecture of a .deb; empty otherwise."""
+    requires: tuple[str, ...] = ()
+    """Requirements as the artifact states them: Requires-Dist lines, or `Field: value` lines of a .deb."""
+    requires_python: str = ""
+    """Requires-Python of a wheel; empty otherwise."""

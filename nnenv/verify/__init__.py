@@ -1,0 +1,1 @@
+"""Does it work: cases, comparison, verdicts, and the harness that runs inside the image."""

@@ -1,0 +1,1 @@
+"""The stories: one short procedure per command."""
