@@ -1,0 +1,220 @@
+"""`model.lock` as a value: the chosen files per target, and what was derived from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from nnenv.spec.artifact import Artifact, Kind, Sha256
+
+LOCK_VERSION = 1
+"""Format of the file; every older format stays readable."""
+
+LOCK_NAME = "model.lock"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReleaseLock:
+    """One signed Debian Release file that was read."""
+
+    suite: str
+    """`bookworm`, `bookworm-security`, ..."""
+    architecture: str
+    date: str
+    """The Release file's own Date, RFC 3339 UTC; later locks refuse an older one."""
+    sha256: Sha256
+    """Digest of the signed body."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaseLock:
+    """One inference test case: files in the ONNX test layout, or one .npz."""
+
+    name: str
+    """Unique within the model: `tests/digits/test_data_set_0`."""
+    inputs: tuple[Sha256, ...]
+    """Artifacts that hold inputs, in index order."""
+    expected: tuple[Sha256, ...]
+    """Artifacts that hold expected outputs, in index order."""
+    settings: Sha256 | None = None
+    """`case.toml`, when the case has one."""
+    tolerance: float | None = None
+    """Limit of max|a-e|/max|e| that the manifest sets; absent means the policy's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelLock:
+    """One model: its file and its cases."""
+
+    name: str
+    version: str
+    format: str
+    """`onnx`."""
+    file: Sha256
+    opsets: tuple[str, ...] = ()
+    """`domain:version` of each operator set the model imports, `ai.onnx` for the default domain."""
+    cases: tuple[CaseLock, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerLock:
+    """One expected image layer, so that a differing build can say which."""
+
+    title: str
+    diff_id: Sha256
+    """Digest of the uncompressed tar (OCI image-spec, config.md)."""
+    digest: Sha256
+    """Digest of the blob as stored."""
+    size: int
+    """Bytes of the blob."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageLock:
+    """The image that the target's lock must build to."""
+
+    recipe: int
+    """Version of the rules that turn a lock into bytes."""
+    manifest: Sha256
+    """Manifest digest."""
+    config: Sha256
+    """Config digest, which Docker calls the image ID."""
+    layers: tuple[LayerLock, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetLock:
+    """Everything that goes into one target's image."""
+
+    name: str
+    platform: str
+    os: str
+    python: str
+    """Full version of the locked interpreter: `3.11.2`."""
+    moment: str
+    """Newest date that the chosen sources state (Release dates, upload times), RFC 3339 UTC: the image is `created`
+    then. It comes from the sources, never from a clock, so equal sources give equal bytes."""
+    glibc: str
+    """Version of the locked libc6, `2.36`: the floor wheels may rely on."""
+    wheels: tuple[Sha256, ...]
+    debs: tuple[Sha256, ...]
+    tools: tuple[Sha256, ...] = ()
+    """.debs of an interpreter for the build machine, of the same version, where the target's own cannot run."""
+    models: tuple[str, ...] = ()
+    sonames: tuple[tuple[str, str], ...] = ()
+    """(soname, package that provides it) for every library a wheel needs from outside the wheels."""
+    omitted: tuple[str, ...] = ()
+    """Debian dependencies not followed, `package: dependency (reason)`."""
+    image: ImageLock | None = None
+    """Present once the target was built."""
+
+    @property
+    def machine(self) -> str:
+        """CPU architecture as `uname -m` says it."""
+        return {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}[self.platform]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lockfile:
+    """The whole of `model.lock`."""
+
+    manifest: Mapping[str, object]
+    """The manifest's meaning that was locked, as plain values."""
+    releases: tuple[ReleaseLock, ...]
+    artifacts: tuple[Artifact, ...]
+    """Every file once, sorted by (kind, name, version, filename, sha256)."""
+    models: tuple[ModelLock, ...]
+    targets: tuple[TargetLock, ...]
+    notices: tuple[str, ...] = ()
+    """What a person should know about the choice."""
+    by_digest: Mapping[Sha256, Artifact] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_digest", {artifact.sha256: artifact for artifact in self.artifacts})
+
+    def target(self, name: str) -> TargetLock | None:
+        """The target of that name, or None."""
+        return next((target for target in self.targets if target.name == name), None)
+
+    def model(self, name: str) -> ModelLock:
+        """The model of that name; KeyError if the lock has none."""
+        for model in self.models:
+            if model.name == name:
+                return model
+        raise KeyError(name)
+
+    def wheels_of(self, target: TargetLock) -> tuple[Artifact, ...]:
+        """The target's wheels, by name."""
+        return tuple(self.by_digest[digest] for digest in target.wheels)
+
+    def debs_of(self, target: TargetLock) -> tuple[Artifact, ...]:
+        """The target's Debian packages, by name."""
+        return tuple(self.by_digest[digest] for digest in target.debs)
+
+    def tools_of(self, target: TargetLock) -> tuple[Artifact, ...]:
+        """The build machine's Debian packages for the target's bytecode, by name."""
+        return tuple(self.by_digest[digest] for digest in target.tools)
+
+    def models_of(self, target: TargetLock) -> tuple[ModelLock, ...]:
+        """The target's models, by name."""
+        return tuple(model for model in self.models if model.name in target.models)
+
+    def artifacts_of(self, target: TargetLock) -> tuple[Artifact, ...]:
+        """Every file that building and verifying the target needs."""
+        wanted = {*target.wheels, *target.debs, *target.tools}
+        for model in self.models_of(target):
+            wanted.add(model.file)
+            for case in model.cases:
+                wanted.update(case.inputs, case.expected, [case.settings] if case.settings else [])
+        return tuple(artifact for artifact in self.artifacts if artifact.sha256 in wanted)
+
+    def with_image(self, name: str, image: ImageLock) -> Lockfile:
+        """This lock, expecting `image` for target `name`."""
+        return replace_targets(
+            self, tuple(replace(target, image=image) if target.name == name else target for target in self.targets)
+        )
+
+    def for_image(self, name: str) -> Lockfile:
+        """The part of this lock that decides the bytes of target `name`: no other target, no expected image.
+
+        The copy inside the image is this one: an image cannot hold its own digest.
+        """
+        target = self.target(name)
+        assert target is not None
+        artifacts = self.artifacts_of(target)
+        kept = {artifact.sha256 for artifact in artifacts}
+        return Lockfile(
+            manifest=_only_target(self.manifest, target),
+            releases=(),
+            artifacts=tuple(a for a in self.artifacts if a.sha256 in kept),
+            models=self.models_of(target),
+            targets=(replace(target, image=None),),
+        )
+
+
+def replace_targets(lockfile: Lockfile, targets: tuple[TargetLock, ...]) -> Lockfile:
+    """`lockfile` with other targets; `dataclasses.replace` cannot, because of the derived field."""
+    return Lockfile(
+        manifest=lockfile.manifest,
+        releases=lockfile.releases,
+        artifacts=lockfile.artifacts,
+        models=lockfile.models,
+        targets=targets,
+        notices=lockfile.notices,
+    )
+
+
+def artifact_order(artifact: Artifact) -> tuple[Kind, str, str, str, str]:
+    """Sort key of the lock's artifact list."""
+    return (artifact.kind, artifact.name, artifact.version, artifact.filename, artifact.sha256)
+
+
+def _only_target(meaning: Mapping[str, object], target: TargetLock) -> Mapping[str, object]:
+    """The part of the manifest's meaning that concerns one target."""
+    kept = {"targets": {target.name}, "models": set(target.models)}
+    return {
+        key: {name: inner for name, inner in value.items() if name in kept[key]}
+        if key in kept and isinstance(value, Mapping)
+        else value
+        for key, value in meaning.items()
+    }
