@@ -27,6 +27,7 @@ class Kind(StrEnum):
     DEB = "deb"
     MODEL = "model"
     CASE = "case"
+    FILE = "file"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,9 +36,9 @@ class Artifact:
 
     kind: Kind
     name: str
-    """Distribution, Debian package, or model name; for a case `model/test_data_set_N`."""
+    """Distribution, Debian package, or model name; for a case or file its path in the project."""
     version: str
-    """As its source spells it (PEP 440, Debian policy 5.6.12, or the model's own); "" for cases."""
+    """As its source spells it (PEP 440, Debian policy 5.6.12, or the model's own); "" for cases and files."""
     filename: str
     """Base name, without directories."""
     sha256: Sha256

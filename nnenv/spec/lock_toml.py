@@ -18,6 +18,7 @@ from nnenv.spec.lockfile import (
     LOCK_NAME,
     LOCK_VERSION,
     CaseLock,
+    FileLock,
     ImageLock,
     LayerLock,
     Lockfile,
@@ -25,6 +26,7 @@ from nnenv.spec.lockfile import (
     ReleaseLock,
     TargetLock,
     artifact_order,
+    digests_used,
 )
 
 SIZE_LIMIT: Final = 64 << 20
@@ -95,6 +97,7 @@ def _body(lockfile: Lockfile) -> Iterator[str]:
         ("release", [_release_values(release) for release in lockfile.releases]),
         ("target", [_target_values(target, lockfile) for target in lockfile.targets]),
         ("model", [_model_values(model) for model in lockfile.models]),
+        ("file", [_file_values(file) for file in lockfile.files]),
         ("artifact", [_artifact_values(artifact) for artifact in sorted(lockfile.artifacts, key=artifact_order)]),
     )
     for name, items in groups:
@@ -174,6 +177,10 @@ def _model_values(model: ModelLock) -> dict[str, object]:
     )
 
 
+def _file_values(file: FileLock) -> dict[str, object]:
+    return {"path": file.path, "sha256": file.sha256, "executable": file.executable}
+
+
 def _artifact_values(artifact: Artifact) -> dict[str, object]:
     return _present(
         kind=str(artifact.kind),
@@ -251,6 +258,7 @@ def _lockfile(document: dict[str, object]) -> Lockfile:
         artifacts=artifacts,
         models=tuple(_model(item) for item in top.tables("model")),
         targets=tuple(_target(item) for item in top.tables("target")),
+        files=tuple(_file(item) for item in top.tables("file")),
         notices=top.texts("notices"),
     )
     _check_references(lockfile)
@@ -261,13 +269,7 @@ def _check_references(lockfile: Lockfile) -> None:
     """ValueError unless every digest that is used names an artifact, and every model that is used exists."""
     if len(lockfile.by_digest) != len(lockfile.artifacts):
         raise ValueError("two artifacts have one sha256")
-    known = set(lockfile.by_digest)
-    used = {digest for target in lockfile.targets for digest in (*target.wheels, *target.debs, *target.tools)}
-    for model in lockfile.models:
-        used.add(model.file)
-        for case in model.cases:
-            used.update(case.inputs, case.expected, [case.settings] if case.settings else [])
-    if used != known:
+    if digests_used(lockfile.targets, lockfile.models, lockfile.files) != set(lockfile.by_digest):
         raise ValueError("artifacts and references do not match")
     models = {model.name for model in lockfile.models}
     if any(name not in models for target in lockfile.targets for name in target.models):
@@ -281,6 +283,13 @@ def _release(item: _Reader) -> ReleaseLock:
         date=item.text("date", None),
         sha256=item.digest("sha256"),
     )
+
+
+def _file(item: _Reader) -> FileLock:
+    executable = item.values.get("executable")
+    if not isinstance(executable, bool):
+        raise ValueError(f"{item.place}.executable is not a boolean")
+    return FileLock(path=item.text("path", None), sha256=item.digest("sha256"), executable=executable)
 
 
 def _artifact(item: _Reader) -> Artifact:

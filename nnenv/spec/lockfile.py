@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from nnenv.spec.artifact import Artifact, Kind, Sha256
@@ -54,6 +54,16 @@ class ModelLock:
     opsets: tuple[str, ...] = ()
     """`domain:version` of each operator set the model imports, `ai.onnx` for the default domain."""
     cases: tuple[CaseLock, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileLock:
+    """One project file that `[image] files` puts into the image."""
+
+    path: str
+    """Path in the image, without the leading slash."""
+    sha256: Sha256
+    executable: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +135,8 @@ class Lockfile:
     """Every file once, sorted by (kind, name, version, filename, sha256)."""
     models: tuple[ModelLock, ...]
     targets: tuple[TargetLock, ...]
+    files: tuple[FileLock, ...] = ()
+    """Project files of every image, sorted by path."""
     notices: tuple[str, ...] = ()
     """What a person should know about the choice."""
     by_digest: Mapping[Sha256, Artifact] = field(init=False, repr=False, compare=False)
@@ -161,18 +173,13 @@ class Lockfile:
 
     def artifacts_of(self, target: TargetLock) -> tuple[Artifact, ...]:
         """Every file that building and verifying the target needs."""
-        wanted = {*target.wheels, *target.debs, *target.tools}
-        for model in self.models_of(target):
-            wanted.add(model.file)
-            for case in model.cases:
-                wanted.update(case.inputs, case.expected, [case.settings] if case.settings else [])
+        wanted = digests_used((target,), self.models_of(target), self.files)
         return tuple(artifact for artifact in self.artifacts if artifact.sha256 in wanted)
 
     def with_image(self, name: str, image: ImageLock) -> Lockfile:
         """This lock, expecting `image` for target `name`."""
-        return replace_targets(
-            self, tuple(replace(target, image=image) if target.name == name else target for target in self.targets)
-        )
+        targets = (replace(target, image=image) if target.name == name else target for target in self.targets)
+        return replace(self, targets=tuple(targets))
 
     def for_image(self, name: str) -> Lockfile:
         """The part of this lock that decides the bytes of target `name`: no other target, no expected image.
@@ -189,19 +196,21 @@ class Lockfile:
             artifacts=tuple(a for a in self.artifacts if a.sha256 in kept),
             models=self.models_of(target),
             targets=(replace(target, image=None),),
+            files=self.files,
         )
 
 
-def replace_targets(lockfile: Lockfile, targets: tuple[TargetLock, ...]) -> Lockfile:
-    """`lockfile` with other targets; `dataclasses.replace` cannot, because of the derived field."""
-    return Lockfile(
-        manifest=lockfile.manifest,
-        releases=lockfile.releases,
-        artifacts=lockfile.artifacts,
-        models=lockfile.models,
-        targets=targets,
-        notices=lockfile.notices,
-    )
+def digests_used(
+    targets: Iterable[TargetLock], models: Iterable[ModelLock], files: Iterable[FileLock]
+) -> set[Sha256]:
+    """Every artifact that these targets, models and files refer to."""
+    used = {digest for target in targets for digest in (*target.wheels, *target.debs, *target.tools)}
+    used.update(file.sha256 for file in files)
+    for model in models:
+        used.add(model.file)
+        for case in model.cases:
+            used.update(case.inputs, case.expected, [case.settings] if case.settings else [])
+    return used
 
 
 def artifact_order(artifact: Artifact) -> tuple[Kind, str, str, str, str]:

@@ -1,0 +1,61 @@
+"""Core metadata of a wheel: the few headers that resolution needs (Core metadata specification)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nnenv.errors import NnenvError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CoreMetadata:
+    """What a METADATA file says about dependencies."""
+
+    name: str
+    version: str
+    requires: tuple[str, ...]
+    """Requires-Dist lines, in file order."""
+    requires_python: str
+    extras: tuple[str, ...]
+    """Provides-Extra, in file order."""
+
+
+def read_metadata(data: bytes, what: str) -> CoreMetadata:
+    """The metadata in `data`; NnenvError `wheel-refused` if Name or Version is missing or stated twice."""
+    fields: dict[str, list[str]] = {}
+    for name, value in _headers(data.decode("utf-8", "replace")):
+        fields.setdefault(name, []).append(value)
+    for name in ("name", "version"):
+        if len(fields.get(name, [])) != 1:
+            raise NnenvError(
+                "wheel-refused",
+                f"the METADATA of {what} states {name.title()} {len(fields.get(name, []))} times",
+                where=what,
+                because=["rule: exactly one Name and one Version (Core metadata specification)"],
+                fix=["choose another version of the package, or report it to its maintainers"],
+            )
+    return CoreMetadata(
+        name=fields["name"][0],
+        version=fields["version"][0],
+        requires=tuple(fields.get("requires-dist", ())),
+        requires_python=(fields.get("requires-python") or [""])[0],
+        extras=tuple(fields.get("provides-extra", ())),
+    )
+
+
+def _headers(text: str) -> Iterator[tuple[str, str]]:
+    """(lower-case name, unfolded value) pairs up to the first blank line (RFC 822 folding)."""
+    name = value = ""
+    for line in text.splitlines():
+        if not line.strip():
+            break
+        if line[0] in " \t":
+            value += " " + line.strip()
+            continue
+        if name:
+            yield name, value
+        name, _, value = line.partition(":")
+        name, value = name.strip().lower(), value.strip()
+    if name:
+        yield name, value

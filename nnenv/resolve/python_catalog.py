@@ -1,0 +1,61 @@
+"""What wheel resolution asks of the outside, and the records it gets back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from nnenv.formats.core_metadata import CoreMetadata
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WheelRecord:
+    """One wheel that a source offers."""
+
+    project: str
+    """Normalised name (PEP 503)."""
+    version: str
+    """As in the file name."""
+    filename: str
+    origin: str
+    """`python`, or `python:NAME` for a name that the manifest binds to an `[[index]]`."""
+    sha256: str = ""
+    """Empty where the source states none: `identify` finds it."""
+    size: int | None = None
+    requires_python: str = ""
+    yanked: bool = False
+    upload_time: str = ""
+    """RFC 3339 UTC, or empty."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Project:
+    """Everything a source offers under one name."""
+
+    name: str
+    wheels: tuple[WheelRecord, ...]
+    sdists: tuple[str, ...] = ()
+    """File names of source distributions, for explanations only: nnenv builds none."""
+    asked: tuple[str, ...] = ()
+    """Which sources were asked, for explanations."""
+
+
+class WheelCatalog(Protocol):
+    """Answers questions about wheels; each answer is the same for the whole run."""
+
+    def project(self, name: str) -> Project:
+        """What the one source bound to `name` offers; without wheels and sdists when nobody knows the name."""
+        ...
+
+    def metadata(self, record: WheelRecord) -> CoreMetadata:
+        """The metadata of exactly this wheel."""
+        ...
+
+    def identify(self, record: WheelRecord) -> WheelRecord:
+        """The same record with sha256 and size filled in."""
+        ...
+
+    def prefetch(self, names: Iterable[str]) -> None:
+        """Hint that these projects will be asked for soon; returns at once."""
+        ...

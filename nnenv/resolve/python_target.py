@@ -1,0 +1,67 @@
+"""The Python environment of a target, computed from the lock and never from the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+
+@dataclass(frozen=True, kw_only=True)
+class PythonTarget:
+    """An interpreter on an OS release, as markers and wheel tags see it."""
+
+    name: str
+    """Name of the target, for messages."""
+    python: str
+    """Full version, `3.11.2`."""
+    machine: str
+    """`x86_64` or `aarch64`."""
+    glibc: str
+    """`2.36`."""
+    key: str = field(default="", compare=False)
+
+    @property
+    def minor(self) -> str:
+        """`3.11`."""
+        return ".".join(self.python.split(".")[:2])
+
+    @cached_property
+    def markers(self) -> dict[str, str]:
+        """The marker environment (PEP 508 "Environment markers"); kernel fields are empty, an image has no kernel."""
+        return {
+            "implementation_name": "cpython",
+            "implementation_version": self.python,
+            "os_name": "posix",
+            "platform_machine": self.machine,
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": "Linux",
+            "platform_version": "",
+            "python_full_version": self.python,
+            "python_version": self.minor,
+            "sys_platform": "linux",
+        }
+
+    @cached_property
+    def tags(self) -> dict[str, int]:
+        """Wheel tag -> rank, best first (PEP 425 order, platforms by PEP 600 from the target's glibc down)."""
+        from packaging import tags
+
+        major, minor = (int(part) for part in self.minor.split("."))
+        platforms = list(self._platforms())
+        ordered = [
+            *tags.cpython_tags((major, minor), [f"cp{major}{minor}"], platforms),
+            *tags.compatible_tags((major, minor), f"cp{major}{minor}", platforms),
+        ]
+        return {str(tag): rank for rank, tag in enumerate(dict.fromkeys(ordered))}
+
+    def _platforms(self) -> Iterator[str]:
+        major, minor = (int(part) for part in self.glibc.split("."))
+        legacy = {17: "manylinux2014"} if self.machine == "aarch64" else {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+        oldest = min(legacy)
+        for floor in range(minor, oldest - 1, -1):
+            yield f"manylinux_{major}_{floor}_{self.machine}"
+            if floor in legacy:
+                yield f"{legacy[floor]}_{self.machine}"
+        yield f"linux_{self.machine}"

@@ -1,0 +1,331 @@
+"""The manifest: `model.toml` as a value.
+
+The field docstrings are the public documentation of the keys, and `schema` makes JSON Schema of them.
+A field's metadata says how the key looks in TOML:
+`key` its name where that differs from the field's, `schema` what JSON Schema says of a plain value,
+`table`, `named` and `listed` the class behind `[x]`, `[x.NAME]` and `[[x]]`,
+`outside` that the field is no key of its table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from nnenv.spec.artifact import Sha256
+
+NAME: Final = r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?"
+"""Names of projects, models and indexes."""
+TARGET_NAME: Final = r"[a-z0-9-]+"
+DISTRIBUTION: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+"""Python distribution names (PEP 508)."""
+VERSION: Final = r"[0-9](?:[0-9A-Za-z]|[.+!_-](?=[0-9A-Za-z]))*"
+"""What PEP 440 and semantic versions have in common: a digit, then words and separators."""
+DEBIAN_PACKAGE: Final = r"[a-z0-9][a-z0-9+.-]+(?: \((?:<<|<=|=|>=|>>) [0-9][0-9A-Za-z.+:~-]*\))?"
+"""A Debian package's name, and a relation to a version if wanted (Debian policy 5.6.1, 7.1)."""
+USER: Final = r"[1-9][0-9]{0,8}(?::[1-9][0-9]{0,8})?"
+VARIABLE: Final = r"[A-Za-z_][A-Za-z0-9_]*"
+LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?"
+AGE: Final = r"(0|[1-9][0-9]{0,4}) (hour|day|week)s?"
+MOMENT: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"
+"""RFC 3339 in UTC, whole seconds."""
+LICENCE: Final = r"[A-Za-z0-9][A-Za-z0-9.+-]*"
+"""A licence identifier of the SPDX list."""
+SHA256: Final = r"[0-9a-f]{64}"
+INDEX_URL: Final = r"(?:https?://[^\s/?#@]+(?:/[^\s?#]*)?|file:///[^\s?#]*)"
+"""No user name, password, query or fragment: the file is committed, and secrets hide there."""
+PROJECT_PATH: Final = r"(?!/)(?!(?:.*/)?\.\.(?:/|$))[^\u0000-\u001f\u007f\\]+"
+"""Relative, no `..`, no backslash, no control characters."""
+SOURCE: Final = rf"file:{PROJECT_PATH}"
+IMAGE_PATH: Final = r"/(?!(?:.*/)?\.\.(?:/|$))[^\u0000-\u001f\u007f\\]*"
+
+FORMATS: Final = ("onnx",)
+PLATFORMS: Final = ("linux/amd64", "linux/arm64")
+SYSTEMS: Final = ("debian:12", "debian:13")
+DEFAULT_USER: Final = "65532:65532"
+MOST_ITEMS: Final = 1000
+"""Elements of one array."""
+
+_TEXT: Final[Mapping[str, object]] = {"type": "string"}
+_LINE: Final[Mapping[str, object]] = {"type": "string", "pattern": r"^[^\u0000-\u001f\u007f]*$"}
+# JSON Schema knows no PEP 508: this is the shape of it, without direct URLs; the parser checks the rest.
+_REQUIREMENT: Final = rf"\s*{DISTRIBUTION}\s*(?:\[[^\]]*\]\s*)?(?:[(<>=!~;].*)?"
+_SPECIFIER: Final = r"\s*(?:[0-9]+(?:\.[0-9]+)*|(?:(?:~=|===?|!=|<=?|>=?)\s*[^\s,<>=!~]+\s*,?\s*)+)"
+
+
+def _like(pattern: str) -> dict[str, object]:
+    return {"type": "string", "pattern": f"^(?:{pattern})$"}
+
+
+def _list_of(item: Mapping[str, object], **more: object) -> dict[str, object]:
+    return {"type": "array", "items": dict(item), "maxItems": MOST_ITEMS, **more}
+
+
+def _table_of(key: str, value: Mapping[str, object]) -> dict[str, object]:
+    return {"type": "object", "propertyNames": _like(key), "additionalProperties": dict(value)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Project:
+    """What this is called."""
+
+    name: str = field(metadata={"schema": _like(NAME)})
+    """Name of the project: lower-case letters, digits, and `.`, `_`, `-` between them."""
+    version: str = field(metadata={"schema": _like(VERSION)})
+    """Version of the project, as PEP 440 or semantic versioning writes it."""
+    description: str = field(default="", metadata={"schema": _LINE})
+    """One line that says what the project is for; becomes a label of the image."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaseSpec:
+    """One inference test of a model."""
+
+    data: str = field(metadata={"schema": _like(PROJECT_PATH)})
+    """Path of the directory, from the project, in ONNX's layout: `input_0.pb`, `output_0.pb` and so on."""
+    tolerance: float | None = field(
+        default=None, metadata={"schema": {"type": "number", "minimum": 0, "exclusiveMaximum": 1}}
+    )
+    """Largest difference allowed, as a part of the largest expected value of each output; left out, by precision."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """One neural network."""
+
+    name: str = field(metadata={"outside": True})
+    version: str = field(metadata={"schema": _like(VERSION)})
+    """The model's own version."""
+    source: str = field(metadata={"schema": _like(SOURCE)})
+    """Where the model file is: `file:` and a path from the project."""
+    format: str = field(default="", metadata={"schema": {"enum": list(FORMATS)}})
+    """Format of the model file; left out, it is inferred."""
+    sha256: Sha256 | None = field(default=None, metadata={"schema": _like(SHA256)})
+    """Digest that the model file must have."""
+    tests: tuple[CaseSpec, ...] = field(default=(), metadata={"listed": CaseSpec})
+    """Inference tests, sorted by their data."""
+
+    @property
+    def path(self) -> str:
+        """Path of the model file, from the project."""
+        return self.source.removeprefix("file:")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Requires:
+    """What every target needs."""
+
+    python: str = field(default="", metadata={"schema": _like(_SPECIFIER)})
+    """Versions of Python that will do: a PEP 440 range, or a plain version that names its family."""
+    packages: tuple[str, ...] = field(default=(), metadata={"schema": _list_of(_like(_REQUIREMENT))})
+    """Python packages, as PEP 508 writes them; direct URLs are refused. Normalised and sorted."""
+    system: tuple[str, ...] = field(default=(), metadata={"schema": _list_of(_like(DEBIAN_PACKAGE))})
+    """Debian packages, by name or as `name (>= version)`. Sorted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Additions:
+    """What one target needs beyond `[requires]`."""
+
+    packages: tuple[str, ...] = field(default=(), metadata={"schema": _list_of(_like(_REQUIREMENT))})
+    """Python packages for this target only, as PEP 508 writes them."""
+    system: tuple[str, ...] = field(default=(), metadata={"schema": _list_of(_like(DEBIAN_PACKAGE))})
+    """Debian packages for this target only."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetSpec:
+    """A named kind of machine to lock, build and verify for."""
+
+    name: str = field(metadata={"outside": True})
+    platform: str = field(default="linux/amd64", metadata={"schema": {"enum": list(PLATFORMS)}})
+    """Operating system and processor architecture, as OCI writes them."""
+    os: str = field(default="debian:12", metadata={"schema": {"enum": list(SYSTEMS)}})
+    """Release of the operating system in the image."""
+    python: str = field(default="", metadata={"schema": _like(_SPECIFIER)})
+    """Versions of Python that will do on this target, besides `requires.python`; left out, the newest the OS offers."""
+    models: tuple[str, ...] = field(
+        default=(), metadata={"schema": _list_of(_like(NAME), minItems=1, uniqueItems=True)}
+    )
+    """Names of the models in the image; left out, all of them. Sorted."""
+    requires: Additions = field(default=Additions(), metadata={"table": Additions})
+    """What this target needs beyond `[requires]`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageSpec:
+    """What the image does when it is run, and what else is in it."""
+
+    entrypoint: tuple[str, ...] = field(default=(), metadata={"schema": _list_of(_TEXT, minItems=1)})
+    """Program and arguments that the image starts; left out, the standard inference test."""
+    command: tuple[str, ...] = field(default=(), metadata={"schema": _list_of(_TEXT, minItems=1)})
+    """Arguments that follow the entrypoint unless the user of the image gives others."""
+    environment: tuple[tuple[str, str], ...] = field(
+        default=(), metadata={"key": "env", "schema": _table_of(VARIABLE, _TEXT)}
+    )
+    """Environment variables, by name."""
+    user: str = field(default=DEFAULT_USER, metadata={"schema": _like(USER)})
+    """Numeric user, or `user:group`, that the image runs as; root, 0, is refused."""
+    workdir: str = field(default="/", metadata={"schema": _like(IMAGE_PATH)})
+    """Directory in the image that the entrypoint starts in."""
+    labels: tuple[tuple[str, str], ...] = field(default=(), metadata={"schema": _table_of(LABEL, _LINE)})
+    """Labels of the image, by name."""
+    files: tuple[tuple[str, str], ...] = field(
+        default=(), metadata={"schema": _table_of(PROJECT_PATH, _like(IMAGE_PATH))}
+    )
+    """Files and directories of the project to put into the image: its path there, by path in the project."""
+    shell: bool = field(default=False, metadata={"schema": {"type": "boolean"}})
+    """Whether the image holds a shell."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """What the solver may choose from."""
+
+    exclude_newer: str = field(default="", metadata={"schema": _like(MOMENT)})
+    """Moment, RFC 3339 in UTC, after which an upload does not count: `2025-06-01T00:00:00Z`."""
+    minimum_age: str = field(default="", metadata={"schema": _like(AGE)})
+    """How long an upload must have been there to count: a number of hours, days or weeks, such as `7 days`."""
+    constraints: tuple[str, ...] = field(default=(), metadata={"schema": _list_of(_like(_REQUIREMENT))})
+    """Ranges that hold for a package if anything requires it."""
+    overrides: tuple[str, ...] = field(default=(), metadata={"schema": _list_of(_like(_REQUIREMENT))})
+    """Ranges that replace whatever packages require of a package."""
+    allow_prereleases: tuple[str, ...] = field(
+        default=(), metadata={"schema": _list_of(_like(DISTRIBUTION), uniqueItems=True)}
+    )
+    """Names of the packages whose pre-releases may be chosen."""
+    licences: tuple[str, ...] = field(default=(), metadata={"schema": _list_of(_like(LICENCE), uniqueItems=True)})
+    """Identifiers, from the SPDX list, of the licences that packages may have; left out, any."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexSpec:
+    """A Python package index that some names are bound to."""
+
+    name: str = field(metadata={"schema": _like(NAME)})
+    """Name of the index, which the lock remembers."""
+    url: str = field(metadata={"schema": _like(INDEX_URL)})
+    """Address of the index's simple API, without credentials; it never reaches the lock."""
+    packages: tuple[str, ...] = field(metadata={"schema": _list_of(_like(DISTRIBUTION), minItems=1, uniqueItems=True)})
+    """Names of the packages that come from this index and from no other."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What the user declares: models, the targets they run on, and what those need."""
+
+    project: Project = field(metadata={"table": Project})
+    """What this is called."""
+    models: tuple[ModelSpec, ...] = field(default=(), metadata={"named": ModelSpec, "name": NAME})
+    """The neural networks, by name. Sorted."""
+    requires: Requires = field(default=Requires(), metadata={"table": Requires})
+    """What every target needs."""
+    targets: tuple[TargetSpec, ...] = field(metadata={"named": TargetSpec, "name": TARGET_NAME})
+    """The kinds of machine, by name; at least one. Sorted."""
+    image: ImageSpec = field(default=ImageSpec(), metadata={"table": ImageSpec})
+    """What the image does when it is run, and what else is in it."""
+    policy: Policy = field(default=Policy(), metadata={"table": Policy})
+    """What the solver may choose from."""
+    indexes: tuple[IndexSpec, ...] = field(default=(), metadata={"key": "index", "listed": IndexSpec})
+    """Python package indexes that some names are bound to. Sorted by name."""
+    filename: str = field(default="model.toml", compare=False, metadata={"outside": True})
+    where: Mapping[tuple[str, ...], int] = field(
+        default_factory=dict, compare=False, repr=False, metadata={"outside": True}
+    )
+    """Line of each key path; an element of an array is found by its index and by its value as it stands here:
+    `("requires", "packages", "numpy>=1")`."""
+
+    def position(self, *path: str) -> str:
+        """`file:line` of a key path, or of the nearest key that holds it."""
+        for length in range(len(path), 0, -1):
+            line = self.where.get(path[:length])
+            if line is not None:
+                return f"{self.filename}:{line}"
+        return f"{self.filename}:1"
+
+
+def required_by(manifest: Manifest, target: TargetSpec) -> Requires:
+    """What `target` needs in all: `[requires]` and its own additions, sorted, each once."""
+    return Requires(
+        python=",".join(_merged(manifest.requires.python.split(","), target.python.split(","))),
+        packages=_merged(manifest.requires.packages, target.requires.packages),
+        system=_merged(manifest.requires.system, target.requires.system),
+    )
+
+
+def meaning(manifest: Manifest) -> dict[str, object]:
+    """What the lock depends on, as plain values with defaults applied: equal when two manifests mean the same.
+
+    Keys are those of `model.toml`; a key without a value is left out.
+    No positions, and no addresses of indexes: the same lock may come from a mirror.
+    """
+    return {
+        "project": _project(manifest.project),
+        "models": {model.name: _model(model) for model in manifest.models},
+        "requires": {
+            "python": manifest.requires.python,
+            "packages": list(manifest.requires.packages),
+            "system": list(manifest.requires.system),
+        },
+        "targets": {target.name: _target(target) for target in manifest.targets},
+        "image": _image(manifest.image),
+        "policy": _policy(manifest.policy),
+        "index": {index.name: {"packages": list(index.packages)} for index in manifest.indexes},
+    }
+
+
+def _project(project: Project) -> dict[str, object]:
+    return {"name": project.name, "version": project.version, "description": project.description}
+
+
+def _model(model: ModelSpec) -> dict[str, object]:
+    plain: dict[str, object] = {"version": model.version, "source": model.source, "format": model.format}
+    if model.sha256 is not None:
+        plain["sha256"] = model.sha256
+    plain["tests"] = [_case(case) for case in model.tests]
+    return plain
+
+
+def _case(case: CaseSpec) -> dict[str, object]:
+    if case.tolerance is None:
+        return {"data": case.data}
+    return {"data": case.data, "tolerance": case.tolerance}
+
+
+def _target(target: TargetSpec) -> dict[str, object]:
+    return {
+        "platform": target.platform,
+        "os": target.os,
+        "python": target.python,
+        "models": list(target.models),
+        "requires": {"packages": list(target.requires.packages), "system": list(target.requires.system)},
+    }
+
+
+def _image(image: ImageSpec) -> dict[str, object]:
+    return {
+        "entrypoint": list(image.entrypoint),
+        "command": list(image.command),
+        "env": dict(image.environment),
+        "user": image.user,
+        "workdir": image.workdir,
+        "labels": dict(image.labels),
+        "files": dict(image.files),
+        "shell": image.shell,
+    }
+
+
+def _policy(policy: Policy) -> dict[str, object]:
+    return {
+        "exclude-newer": policy.exclude_newer,
+        "minimum-age": policy.minimum_age,
+        "constraints": list(policy.constraints),
+        "overrides": list(policy.overrides),
+        "allow-prereleases": list(policy.allow_prereleases),
+        "licences": list(policy.licences),
+    }
+
+
+def _merged(first: Iterable[str], second: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({text for text in (*first, *second) if text}))

@@ -1,0 +1,437 @@
+"""Runs inside an image: answers what its Python, its libraries and its models do. It judges nothing for `verify`.
+
+    python harness.py serve-request   one request on stdin, one answer on stdout, both framed as `wire.py` says;
+                                      the comparison happens outside, so an image cannot pass itself
+    python harness.py                 the standard inference test, the image's default command: runs the cases of
+                                      `selftest.json` beside this file and prints one JSON object; exit code 0 or 1
+
+Stand-alone: the Python standard library, numpy, onnxruntime, and the files FILES of its own directory.
+Runs on Python 3.9, needs no network and no writable disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+FILES: Final = ("compare.py", "harness.py", "tensors.py", "wire.py")
+"""What an image needs beside `selftest.json`, all in one directory."""
+
+ANSWER_SCHEMA: Final = "nnenv.answer/1"
+SELFTEST_SCHEMA: Final = "nnenv.selftest/1"
+DEFAULT_PROVIDERS: Final = ("CPUExecutionProvider",)
+DEFAULT_IMPORTS: Final = ("numpy", "onnxruntime")
+
+_SSE_AVX: Final = ("sse4_1", "sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni")
+_AVX512: Final = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16")
+_AMX: Final = ("amx_tile", "amx_int8", "amx_bf16")
+_ARM: Final = ("asimd", "asimdhp", "asimddp", "asimdfhm", "fphp", "i8mm", "bf16", "sve", "sve2", "sme")
+ISA_FLAGS: Final = frozenset((*_SSE_AVX, *_AVX512, *_AMX, *_ARM))
+"""The flags of /proc/cpuinfo that decide which kernels a runtime picks."""
+
+
+class RefusedError(Exception):
+    """One action that cannot be done: a kind for programs and a message for people."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code: 0 answered or passed, 1 the test failed, 2 the request is not understood."""
+    # Python put this directory first; its file names must not hide anybody's modules.
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").absolute() != _here()]
+    sys.dont_write_bytecode = True
+    # Runtimes write to stdout, even from C; from here on that goes to stderr, and only the answer to stdout.
+    answer_to = os.dup(1)
+    os.dup2(2, 1)
+    if arguments == ["serve-request"]:
+        answer, code = serve(sys.stdin.buffer.read())
+    elif not arguments:
+        report = selftest(_here())
+        answer, code = (json.dumps(report, indent=1, sort_keys=True) + "\n").encode(), 0 if report["passed"] else 1
+    else:
+        answer, code = b"usage: harness.py [serve-request]\n", 2
+    with os.fdopen(answer_to, "wb") as stream:
+        stream.write(answer)
+    return code
+
+
+def _here() -> Path:
+    return Path(__file__).absolute().parent
+
+
+def _sibling(name: str) -> Any:
+    """The module in the file `name`.py beside this one; never one of the same name elsewhere on the path."""
+    label = f"_nnenv_harness_{name}"
+    if label not in sys.modules:
+        spec = importlib.util.spec_from_file_location(label, _here() / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module: ModuleType = importlib.util.module_from_spec(spec)
+        sys.modules[label] = module
+        spec.loader.exec_module(module)
+    return sys.modules[label]
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+def serve(request: bytes) -> tuple[bytes, int]:
+    """The framed answer to a framed request, and the exit code. One answer an action; errors are data."""
+    wire = _sibling("wire")
+    blobs = wire.Blobs()
+    try:
+        header, body = wire.unpack(request)
+        actions = header["actions"]
+        if not isinstance(actions, list) or not all(isinstance(action, dict) for action in actions):
+            raise ValueError("actions is no list of objects")
+    except (ValueError, KeyError) as error:
+        refused = {"schema": ANSWER_SCHEMA, "error": {"kind": "request", "message": str(error)}}
+        return wire.pack(refused, []), 2
+    sessions = Sessions()
+    answers = [_answered(action, body, blobs, sessions) for action in actions]
+    whole = {"schema": ANSWER_SCHEMA, "host": host_facts(), "answers": answers}
+    return wire.pack(whole, blobs.parts), 0
+
+
+def _answered(action: Mapping[str, Any], body: memoryview, blobs: Any, sessions: Sessions) -> dict[str, Any]:
+    try:
+        if action.get("do") == "load":
+            return load(action)
+        if action.get("do") == "describe":
+            return {**sessions.open(action).facts, **sessions.ports()}
+        if action.get("do") == "run":
+            return _run(action, body, blobs, sessions)
+        raise RefusedError("request", f"there is no action {action.get('do')!r}")
+    except RefusedError as refusal:
+        return {"error": {"kind": refusal.kind, "message": str(refusal)}}
+    except Exception as error:
+        # The boundary: whatever one action does, the others are answered and stdout holds no traceback.
+        return {"error": {"kind": "internal", "message": f"{type(error).__name__}: {error}"}}
+
+
+def _run(action: Mapping[str, Any], body: memoryview, blobs: Any, sessions: Sessions) -> dict[str, Any]:
+    wire = _sibling("wire")
+    try:
+        inputs = {name: wire.decode_array(one, body) for name, one in dict(action["inputs"]).items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise RefusedError("request", f"the inputs are not understood: {error}") from error
+    session = sessions.open(action)
+    outputs, milliseconds = session.run(inputs)
+    try:
+        encoded = [{"name": name, **wire.encode_array(array, blobs)} for name, array in outputs.items()]
+    except ValueError as error:
+        raise RefusedError("unsupported-type", str(error)) from error
+    return {**session.facts, **sessions.ports(), "outputs": encoded, "run_milliseconds": milliseconds}
+
+
+# --- load ------------------------------------------------------------------------------------------------------------
+
+
+def load(action: Mapping[str, Any]) -> dict[str, Any]:
+    """What is installed and what of it loads: distributions, imports, providers, shared libraries.
+
+    Libraries first, each in a process of its own: what one import brought in must not satisfy another library's needs.
+    """
+    libraries = {path: _dlopened(path, action) for path in action.get("libraries", ())}
+    imports = {name: _imported(name) for name in action.get("imports", DEFAULT_IMPORTS)}
+    return {
+        "versions": _versions(),
+        "libraries": libraries,
+        "imports": imports,
+        "providers": _providers() if imports.get("onnxruntime") == "ok" else [],
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:
+            # The first on sys.path is the one that gets imported.
+            versions.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
+    return versions
+
+
+def _imported(name: str) -> str:
+    try:
+        importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        return f"{type(error).__name__}: {error}"
+    return "ok"
+
+
+def _providers() -> list[str]:
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())
+
+
+def _dlopened(path: str, action: Mapping[str, Any]) -> str:
+    """`ok`, `skipped` (an extension module that was not asked for), or what the dynamic linker said."""
+    extension = re.search(r"\.(cpython-[^/]*|abi3)\.so\Z", path)
+    if extension and not action.get("extension_modules", False):
+        return "skipped"
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _dlopen_and_exit(path, write_end)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as stream:
+        said = stream.read().decode("utf-8", "replace")
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return f"loading it ended with signal {os.WTERMSIG(status)}"
+    return said or "loading it ended the process"
+
+
+def _dlopen_and_exit(path: str, write_end: int) -> None:
+    """In the child: the outcome goes to the pipe; no clean-up of the parent's state runs here."""
+    import ctypes
+
+    try:
+        try:
+            ctypes.CDLL(path, mode=os.RTLD_NOW | os.RTLD_LOCAL)
+            said = "ok"
+        except (OSError, ValueError, TypeError) as error:
+            said = str(error) or "unknown error"
+        os.write(write_end, said.encode("utf-8", "replace")[:4096])
+    finally:
+        os._exit(0)
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+class Session:
+    """One model, loaded by onnxruntime."""
+
+    def __init__(self, path: str, sha256: str, session: Any, milliseconds: float) -> None:
+        self._session = session
+        self.inputs = [_port(port) for port in session.get_inputs()]
+        self.outputs = [_port(port) for port in session.get_outputs()]
+        self.facts: dict[str, Any] = {
+            "model": path,
+            "sha256": sha256,
+            "providers": list(session.get_providers()),
+            "load_milliseconds": milliseconds,
+        }
+
+    def run(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
+        """Outputs by name, and milliseconds; raises RefusedError."""
+        import numpy as np
+
+        for port in (*self.inputs, *self.outputs):
+            if not port["type"].startswith("tensor("):
+                raise RefusedError(
+                    "unsupported-type", f"{port['name']} is a {port['type']}; only tensors can be compared"
+                )
+        names = [port["name"] for port in self.outputs]
+        started = time.perf_counter()
+        try:
+            values = self._session.run(names, dict(inputs))
+        except Exception as error:
+            raise RefusedError("run", f"{type(error).__name__}: {error}") from error
+        milliseconds = _milliseconds_since(started)
+        return {names[i]: np.asarray(values[i]) for i in range(len(names))}, milliseconds
+
+
+class Sessions:
+    """Opens models; keeps the last one, because the cases of one model come together and memory is limited."""
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] = ()
+        self._last: Session | None = None
+
+    def open(self, action: Mapping[str, Any]) -> Session:
+        """The session that `action` asks for (`model`, `sha256`, `threads`, `optimization`, `providers`)."""
+        path, threads = action.get("model"), action.get("threads", 1)
+        level, providers = action.get("optimization", "all"), tuple(action.get("providers", DEFAULT_PROVIDERS))
+        if not isinstance(path, str) or type(threads) is not int or level not in ("all", "disable"):
+            raise RefusedError(
+                "request", "a run needs a model path, a number of threads, and optimization all or disable"
+            )
+        key = (path, threads, level, providers)
+        if self._last is None or key != self._key:
+            self._last = None  # frees the old model before the new one is loaded
+            self._last, self._key = _opened(path, action.get("sha256"), threads, level, providers), key
+        return self._last
+
+    def ports(self) -> dict[str, Any]:
+        """Inputs and outputs of the open model: name, type, shape."""
+        assert self._last is not None
+        return {"model_inputs": self._last.inputs, "model_outputs": self._last.outputs}
+
+
+def _opened(path: str, expected: str | None, threads: int, level: str, providers: tuple[str, ...]) -> Session:
+    try:
+        sha256 = _file_sha256(path)
+    except OSError as error:
+        raise RefusedError("model-missing", f"{path}: {error.strerror}") from error
+    if expected is not None and sha256 != expected:
+        raise RefusedError("digest-mismatch", f"{path} has sha256 {sha256}, locked is {expected}")
+    try:
+        import onnxruntime
+    except (Exception, SystemExit) as error:
+        raise RefusedError("runtime", f"onnxruntime cannot be imported: {error}") from error
+    onnxruntime.set_default_logger_severity(3)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if level == "all" else levels.ORT_DISABLE_ALL
+    started = time.perf_counter()
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=list(providers))
+    except Exception as error:
+        raise RefusedError("model-load", f"{path}: {type(error).__name__}: {error}") from error
+    return Session(path, sha256, session, _milliseconds_since(started))
+
+
+def _milliseconds_since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 3)
+
+
+def _port(port: Any) -> dict[str, Any]:
+    return {"name": port.name, "type": port.type, "shape": list(port.shape)}
+
+
+def _file_sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# --- host ------------------------------------------------------------------------------------------------------------
+
+
+def host_facts() -> dict[str, Any]:
+    """Machine, CPU model, the ISA flags that matter, kernel, and whether the CPU is plainly emulated.
+
+    `emulated` is true when /proc/cpuinfo describes another architecture than the one this process runs on, as
+    under qemu-user; null when nothing contradicts (an emulator can also be perfect).
+    """
+    kernel = os.uname()
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        text = ""
+    facts = _cpuinfo(text)
+    foreign = facts["x86"] if kernel.machine.startswith(("aarch64", "arm")) else facts["arm"]
+    return {
+        "machine": kernel.machine,
+        "cpu": facts["cpu"],
+        "isa": facts["isa"],
+        "kernel": kernel.release,
+        "emulated": True if foreign else None,
+    }
+
+
+def _cpuinfo(text: str) -> dict[str, Any]:
+    """The first processor's entry of /proc/cpuinfo."""
+    values: dict[str, str] = {}
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            values.setdefault(key.strip(), value.strip())
+    arm = "CPU part" in values
+    implementer = f"implementer {values.get('CPU implementer')} part {values.get('CPU part')}" if arm else ""
+    flags = values.get("flags", values.get("Features", "")).split()
+    return {
+        "cpu": values.get("model name") or implementer,
+        "isa": sorted(ISA_FLAGS.intersection(flags)),
+        "x86": "vendor_id" in values and not arm,
+        "arm": arm,
+    }
+
+
+# --- the standard inference test -------------------------------------------------------------------------------------
+
+
+def selftest(directory: Path) -> dict[str, Any]:
+    """The report of the cases that `selftest.json` in `directory` lists; paths in it are absolute or relative to it."""
+    report: dict[str, Any] = {"schema": SELFTEST_SCHEMA, "passed": False, "host": host_facts(), "models": []}
+    try:
+        listed = json.loads((directory / "selftest.json").read_text("utf-8"))
+        report.update(target=listed["target"], lock=listed["lock"])
+        sessions = Sessions()
+        report["models"] = [_tested_model(model, directory, sessions) for model in listed["models"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        report["error"] = f"selftest.json cannot be used: {type(error).__name__}: {error}"
+        return report
+    report["cases"] = sum(len(model["cases"]) for model in report["models"])
+    report["passed"] = all(model["passed"] for model in report["models"])
+    if not report["cases"]:
+        report["note"] = "no case is recorded: only loading was tested"
+    if not report["models"]:
+        outcome = _imported("onnxruntime")
+        report.update(passed=outcome == "ok", onnxruntime=outcome)
+    return report
+
+
+def _tested_model(model: Mapping[str, Any], directory: Path, sessions: Sessions) -> dict[str, Any]:
+    action = {"model": str(directory / model["path"]), "sha256": model["sha256"]}
+    result: dict[str, Any] = {"name": model["name"], "sha256": model["sha256"], "passed": False, "cases": []}
+    try:
+        session = sessions.open(action)
+    except RefusedError as refusal:
+        return {**result, "error": {"kind": refusal.kind, "message": str(refusal)}}
+    result.update(providers=session.facts["providers"], load_milliseconds=session.facts["load_milliseconds"])
+    result["cases"] = [_tested_case(case, directory, session) for case in model["cases"]]
+    result["passed"] = all(case["passed"] for case in result["cases"])
+    return result
+
+
+def _tested_case(case: Mapping[str, Any], directory: Path, session: Session) -> dict[str, Any]:
+    comparison = _sibling("compare")
+    result: dict[str, Any] = {"name": case["name"], "passed": False, "outputs": []}
+    try:
+        inputs, expected = _tensors(case["inputs"], directory), _tensors(case["outputs"], directory)
+        outputs, result["run_milliseconds"] = session.run(inputs)
+    except RefusedError as refusal:
+        return {**result, "error": {"kind": refusal.kind, "message": str(refusal)}}
+    limits, axes = case.get("limits"), case.get("axes")
+    verdicts = comparison.compare(expected, outputs, limit=case.get("limit"), limits=limits, axes=axes)
+    result["outputs"] = [comparison.verdict_json(verdict) for verdict in verdicts]
+    result["passed"] = bool(verdicts) and all(verdict.passed for verdict in verdicts)
+    return result
+
+
+def _tensors(listed: list[Mapping[str, str]], directory: Path) -> dict[str, Array]:
+    tensors = _sibling("tensors")
+    found = {}
+    for one in listed:
+        try:
+            _, found[one["name"]] = tensors.read_tensor((directory / one["file"]).read_bytes())
+        except OSError as error:
+            raise RefusedError("case", f"{one['file']}: {error.strerror}") from error
+        except ValueError as error:
+            raise RefusedError("case", f"{one['file']}: {error}") from error
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

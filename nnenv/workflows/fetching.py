@@ -1,0 +1,81 @@
+"""Bring locked files into the store, from wherever the user's configuration offers them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from nnenv.adapters.fetch import Download, fetch_all
+from nnenv.adapters.files import open_inside
+from nnenv.errors import NnenvError
+from nnenv.spec.artifact import Artifact, Kind
+from nnenv.workflows.session import Session
+
+if TYPE_CHECKING:
+    from nnenv.adapters.python_index import PythonIndexes
+
+
+def fetch_artifacts(session: Session, artifacts: Iterable[Artifact], indexes: PythonIndexes, os: str) -> None:
+    """Afterwards the store holds every artifact, verified; what it already holds costs nothing.
+
+    `os` is the target's, `debian:12`: it says which archive the .debs come from.
+    Raises NnenvError naming the file, and keeps what was fetched before.
+    """
+    missing = [artifact for artifact in artifacts if not session.store.contains(artifact.sha256)]
+    for artifact in missing:
+        if artifact.origin.startswith("file:"):
+            _from_project(session, artifact)
+    downloads = [
+        Download(
+            sha256=artifact.sha256,
+            size=artifact.size,
+            filename=artifact.filename,
+            urls=_addresses(session, artifact, indexes, os),
+        )
+        for artifact in missing
+        if not artifact.origin.startswith("file:")
+    ]
+    if downloads:
+        fetch_all(downloads, session.store, session.http, workers=session.workers, progress=session.progress)
+
+
+def _from_project(session: Session, artifact: Artifact) -> None:
+    path = artifact.origin.removeprefix("file:")
+    try:
+        with open_inside(session.project, path) as stream:
+            session.store.add(stream, artifact.sha256, artifact.size)
+    except NnenvError as error:
+        if error.code != "digest-mismatch":
+            raise
+        raise NnenvError(
+            "lock-stale",
+            f"{path} has changed since it was locked",
+            where=path,
+            because=[*error.because],
+            fix=["run `nnenv lock`, or restore the file"],
+        ) from None
+
+
+def _addresses(
+    session: Session, artifact: Artifact, indexes: PythonIndexes, os: str
+) -> Callable[[], list[str]]:
+    """The addresses, asked for only when the download begins."""
+    if artifact.kind is Kind.WHEEL:
+        return partial(_of_wheel, indexes, artifact)
+    _, suite, path = artifact.origin.split(":", 2)
+    archive = session.debian_archive(os.removeprefix("debian:"), "amd64")
+    return lambda: list(archive.locate(path, suite))
+
+
+def _of_wheel(indexes: PythonIndexes, artifact: Artifact) -> list[str]:
+    urls = indexes.locate(artifact)
+    if not urls:
+        raise NnenvError(
+            "index-unreachable",
+            f"no configured index offers {artifact.filename} with the locked sha256",
+            where=artifact.filename,
+            because=[f"locked sha256 {artifact.sha256}"],
+            fix=["check pip's index configuration, or lock again with `nnenv lock -P " + artifact.name + "`"],
+        )
+    return urls

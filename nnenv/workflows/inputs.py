@@ -1,0 +1,269 @@
+"""The project's own files as locked artifacts: models, test cases, application files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from nnenv.adapters.files import open_inside, read_inside
+from nnenv.errors import NnenvError
+from nnenv.formats.onnx_model import OnnxFacts, read_onnx
+from nnenv.spec.artifact import Artifact, Kind, Sha256
+from nnenv.spec.lockfile import CaseLock, FileLock, ModelLock
+from nnenv.spec.manifest import CaseSpec, Manifest, ModelSpec
+from nnenv.workflows.session import Session
+
+if TYPE_CHECKING:
+    from nnenv.verify.cases import CaseFiles
+
+_CHUNK = 1 << 20
+_CASE_FILE_LIMIT = 1 << 30
+_FILES_LIMIT = 20_000
+
+
+@dataclass(slots=True)
+class Inputs:
+    """What the project folder contributes to the lock."""
+
+    artifacts: dict[Sha256, Artifact] = field(default_factory=dict)
+    models: list[ModelLock] = field(default_factory=list)
+    files: list[FileLock] = field(default_factory=list)
+
+
+def read_inputs(session: Session, manifest: Manifest) -> Inputs:
+    """Every file of the project that the manifest names, by digest; nothing is copied into the store yet.
+
+    Raises NnenvError `path-escapes`, `model-invalid`, `case-invalid`, or `digest-mismatch` against a declared sha256.
+    """
+    inputs = Inputs()
+    for model in manifest.models:
+        inputs.models.append(_model(session, model, manifest, inputs))
+    for source, destination in manifest.image.files:
+        inputs.files.extend(_application_files(session, source, destination, inputs))
+    inputs.files.sort(key=lambda file: file.path)
+    return inputs
+
+
+def keep_inputs(session: Session, inputs: Inputs) -> None:
+    """Copy the files into the store, verified against the digests just computed."""
+    for artifact in inputs.artifacts.values():
+        if not session.store.contains(artifact.sha256):
+            with open_inside(session.project, artifact.origin.removeprefix("file:")) as stream:
+                session.store.add(stream, artifact.sha256, artifact.size)
+
+
+def check_cases(session: Session, manifest: Manifest, inputs: Inputs) -> None:
+    """Bind every test case to its model's inputs and outputs; NnenvError `case-invalid` if one does not fit."""
+    from nnenv.verify.cases import bind
+
+    for spec, model in zip(manifest.models, inputs.models, strict=True):
+        facts = onnx_facts(session, spec.path)
+        for case in model.cases:
+            files = _case_files(session, case, inputs)
+            bind(files, [item.name for item in facts.inputs], [item.name for item in facts.outputs])
+
+
+def onnx_facts(session: Session, path: str) -> OnnxFacts:
+    """The static facts of a model file of the project."""
+    with open_inside(session.project, path) as stream:
+        return read_onnx(stream, path)
+
+
+def _case_files(session: Session, case: CaseLock, inputs: Inputs) -> CaseFiles:
+    from nnenv.verify.cases import CaseFiles
+
+    files = {}
+    for digest in dict.fromkeys((*case.inputs, *case.expected)):
+        artifact = inputs.artifacts[digest]
+        files[artifact.filename] = read_inside(
+            session.project, artifact.origin.removeprefix("file:"), _CASE_FILE_LIMIT
+        )
+    # two files of a case may have equal bytes and so be one artifact: names come from their roles
+    roles = {}
+    for role, digests in (("input", case.inputs), ("output", case.expected)):
+        for index, digest in enumerate(digests):
+            artifact = inputs.artifacts[digest]
+            name = artifact.filename if artifact.filename.endswith(".npz") else f"{role}_{index}.pb"
+            roles[name] = files[artifact.filename]
+    return CaseFiles(name=case.name, files=roles)
+
+
+def _model(session: Session, spec: ModelSpec, manifest: Manifest, inputs: Inputs) -> ModelLock:
+    artifact = _artifact(session, spec.path, Kind.MODEL, spec.name, spec.version, inputs)
+    if spec.sha256 and spec.sha256 != artifact.sha256:
+        raise NnenvError(
+            "digest-mismatch",
+            f"{spec.path} is not the file that model.toml declares",
+            where=f"models.{spec.name}.sha256",
+            because=[f"declared {spec.sha256}", f"found    {artifact.sha256}"],
+            fix=["restore the file, or correct sha256 in model.toml"],
+        )
+    facts = onnx_facts(session, spec.path)
+    cases = [case for test in spec.tests for case in _cases(session, test, inputs)]
+    return ModelLock(
+        name=spec.name,
+        version=spec.version,
+        format=spec.format or "onnx",
+        file=artifact.sha256,
+        opsets=tuple(f"{domain}:{version}" for domain, version in facts.opsets),
+        cases=tuple(cases),
+    )
+
+
+def _cases(session: Session, test: CaseSpec, inputs: Inputs) -> Iterator[CaseLock]:
+    """The cases below a test's `data`: an .npz file, a folder of them, one data set, or several `test_data_set_N`."""
+    if test.data.endswith(".npz"):
+        yield _npz_case(session, test.data, test, inputs)
+        return
+    names = _listing(session, test.data)
+    settings = _settings(session, test.data, names, inputs)
+    sets = sorted((name for name in names if name.startswith("test_data_set_")), key=_set_number)
+    archives = sorted(name for name in names if name.endswith(".npz"))
+    if not sets and not archives:
+        yield _layout_case(session, test.data, names, test, settings, inputs)
+    for name in sets:
+        path = f"{test.data}/{name}"
+        inner = _listing(session, path)
+        own = _settings(session, path, inner, inputs) or settings
+        yield _layout_case(session, path, inner, test, own, inputs)
+    for name in archives:
+        yield _npz_case(session, f"{test.data}/{name}", test, inputs, settings)
+
+
+def _set_number(name: str) -> tuple[int, str]:
+    digits = name.removeprefix("test_data_set_")
+    return (int(digits) if digits.isdigit() else 1 << 62, name)
+
+
+def _layout_case(
+    session: Session, path: str, names: list[str], test: CaseSpec, settings: Sha256 | None, inputs: Inputs
+) -> CaseLock:
+    def tensors(role: str) -> tuple[Sha256, ...]:
+        found = sorted(
+            (name for name in names if name.startswith(f"{role}_") and name.endswith(".pb")), key=lambda n: (len(n), n)
+        )
+        return tuple(_artifact(session, f"{path}/{name}", Kind.CASE, path, "", inputs).sha256 for name in found)
+
+    expected = tensors("output")
+    if not expected:
+        raise NnenvError(
+            "case-invalid",
+            f"{path} holds no test case",
+            where=path,
+            because=["expected input_0.pb, output_0.pb, ... or folders test_data_set_0, ... or .npz files"],
+            fix=["correct `data` in model.toml, or make cases with `nnenv test record`"],
+        )
+    return CaseLock(
+        name=path, inputs=tensors("input"), expected=expected, settings=settings, tolerance=test.tolerance
+    )
+
+
+def _npz_case(
+    session: Session, path: str, test: CaseSpec, inputs: Inputs, settings: Sha256 | None = None
+) -> CaseLock:
+    digest = _artifact(session, path, Kind.CASE, path, "", inputs).sha256
+    return CaseLock(name=path, inputs=(digest,), expected=(digest,), settings=settings, tolerance=test.tolerance)
+
+
+def _settings(session: Session, path: str, names: list[str], inputs: Inputs) -> Sha256 | None:
+    from nnenv.verify.cases import parse_case_toml
+
+    if "case.toml" not in names:
+        return None
+    where = f"{path}/case.toml"
+    text = read_inside(session.project, where, 1 << 20)
+    try:
+        parse_case_toml(text.decode(), where)
+    except UnicodeDecodeError:
+        raise NnenvError("case-invalid", f"{where} is not UTF-8", where=where, fix=["save it as UTF-8"]) from None
+    return _artifact(session, where, Kind.CASE, path, "", inputs).sha256
+
+
+def _listing(session: Session, path: str) -> list[str]:
+    folder = session.project / path
+    if not folder.is_dir():
+        raise NnenvError(
+            "case-invalid",
+            f"{path} is no folder of test cases",
+            where=path,
+            because=["it does not exist" if not folder.exists() else "it is not a directory"],
+            fix=["correct `data` in model.toml, or make cases with `nnenv test record`"],
+        )
+    if not folder.resolve().is_relative_to(session.project.resolve()):
+        raise NnenvError("path-escapes", f"{path} leads outside of the project", where=path, fix=["copy the files in"])
+    return sorted(os.listdir(folder))
+
+
+def _application_files(session: Session, source: str, destination: str, inputs: Inputs) -> Iterator[FileLock]:
+    base = session.project / source
+    if base.is_dir():
+        paths = sorted(_regular_files(session, base), key=lambda path: path.as_posix())
+    else:
+        paths = [base]
+    if len(paths) > _FILES_LIMIT:
+        raise NnenvError(
+            "manifest-invalid",
+            f"{source} holds more than {_FILES_LIMIT} files",
+            where="image.files",
+            fix=["name the folders that the image needs"],
+        )
+    for path in paths:
+        relative = path.relative_to(session.project).as_posix()
+        inside = PurePosixPath(destination, path.relative_to(base).as_posix()) if path != base else destination
+        artifact = _artifact(session, relative, Kind.FILE, relative, "", inputs)
+        yield FileLock(
+            path=str(inside).lstrip("/"), sha256=artifact.sha256, executable=bool(path.stat().st_mode & 0o111)
+        )
+
+
+def _regular_files(session: Session, folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        if "__pycache__" in path.parts or path.is_dir():
+            continue
+        if path.is_symlink():
+            raise NnenvError(
+                "path-escapes",
+                f"{path.relative_to(session.project)} is a symbolic link, which an image cannot lock",
+                where="image.files",
+                fix=["replace it by the file it leads to, or leave it out"],
+            )
+        yield path
+
+
+def _artifact(session: Session, path: str, kind: Kind, name: str, version: str, inputs: Inputs) -> Artifact:
+    sha256, size = _digest(session, path)
+    artifact = Artifact(
+        kind=kind,
+        name=name,
+        version=version,
+        filename=PurePosixPath(path).name,
+        sha256=sha256,
+        size=size,
+        origin=f"file:{path}",
+    )
+    known = inputs.artifacts.get(sha256)
+    if known is None or (artifact.kind, artifact.origin) < (known.kind, known.origin):
+        inputs.artifacts[sha256] = artifact
+    return artifact
+
+
+def _digest(session: Session, path: str) -> tuple[Sha256, int]:
+    """(sha256, size) of a project file; remembered by its stamp, so that an unchanged large model is read once."""
+    with open_inside(session.project, path) as stream:
+        facts = os.fstat(stream.fileno())
+        stamp = f"{facts.st_dev}:{facts.st_ino}:{facts.st_size}:{facts.st_mtime_ns}:{facts.st_ctime_ns}"
+        key = hashlib.sha256(stamp.encode()).hexdigest()
+        known = session.store.load("file-digest", key)
+        if known is not None:
+            return Sha256(known.decode()), facts.st_size
+        digest = hashlib.sha256()
+        size = 0
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+        session.store.save("file-digest", key, digest.hexdigest().encode())
+        return Sha256(digest.hexdigest()), size

@@ -1,0 +1,1 @@
+"""Small simulators that tests share."""
