@@ -124,6 +124,7 @@ class DockerEngine:
     ) -> int:
         from docker.errors import DockerException
 
+        api: Any = self.client.api
         sent = 0
 
         def counted() -> Iterator[bytes]:
@@ -134,7 +135,7 @@ class DockerEngine:
                 yield chunk
 
         try:
-            for _ in self.client.api.load_image(counted(), quiet=True):
+            for _ in api.load_image(counted(), quiet=True):
                 pass
         except (DockerException, OSError) as error:
             if not leave_out:
@@ -144,10 +145,11 @@ class DockerEngine:
     def _known_layers(self, documents: ImageDocuments) -> frozenset[Any]:
         """The layers at the bottom of the image that some image of the engine begins with too."""
         diff_ids = [f"sha256:{layer.diff_id}" for layer in documents.layers]
+        api: Any = self.client.api
         known: set[str] = set()
-        for summary in self.client.api.images(all=True):
+        for summary in api.images(all=True):
             try:
-                layers = self.client.api.inspect_image(summary["Id"])["RootFS"].get("Layers") or []
+                layers = api.inspect_image(summary["Id"])["RootFS"].get("Layers") or []
             except Exception as error:
                 if type(error).__module__.split(".")[0] not in {"docker", "requests"}:
                     raise

@@ -7,7 +7,7 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -88,11 +88,17 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     The new file has exactly `mode`, whatever the umask. A symlink at `path` is replaced, not followed.
     Raises NnenvError (`disk-full`) naming the path; the old file is then untouched and no temporary stays.
     """
+    stream_atomically(path, (data,), mode=mode)
+
+
+def stream_atomically(path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
+    """`write_atomically` for bytes that do not fit into memory; an exception of `chunks` leaves the old file."""
     with refusing_writes(path):
         _sweep_temporaries(path)
         descriptor, temporary = _temporary_for(path)
         try:
-            write_all(descriptor, data)
+            for chunk in chunks:
+                write_all(descriptor, chunk)
             os.fchmod(descriptor, mode)
             sync(descriptor)
             temporary.rename(path)

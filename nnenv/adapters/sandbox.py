@@ -257,6 +257,7 @@ def _probe(mode: str) -> _Probe:
         root = Path(directory, "root")
         compose_root((), root)
         _prepare_root(root)
+        _empty_scratch(root)
         settings = _settings(mode, root, Run(argv=()), _Place(emulator=(), environment={}, workdir="/"))
         attempt = _Attempt(settings, Run(argv=(), limits=Limits(seconds=20.0)), memory=None)
         try:
@@ -422,11 +423,17 @@ def _place_emulator(root: Path, emulator: Path, target_machine: str) -> None:
 
 
 def _empty_scratch(root: Path) -> None:
-    """Give a `restricted` run fresh /tmp and /dev/shm; what an earlier run left there is not followed, only removed."""
+    """Give a `restricted` run fresh /tmp and /dev/shm; links that an image or a run left are removed, not followed."""
     for name in ("tmp", "dev/shm"):
         place = root / name
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(mode=0o755, exist_ok=True)
+        try:
+            if place.is_dir() and not place.is_symlink():
+                shutil.rmtree(place)
+            else:
+                place.unlink(missing_ok=True)
+            place.mkdir(mode=0o755)
+        except OSError as error:
+            raise _compose_error(error, place) from error
 
 
 def _settings(mode: str, root: Path, request: Run, place: _Place, *, uid: int = 65532, gid: int = 65532) -> Settings:
@@ -502,6 +509,9 @@ def _memory_group(limit: int) -> _MemoryGroup | None:
         except OSError:
             path.rmdir()
             continue
+        with contextlib.suppress(OSError):  # swapped-out memory would not count; there may be no swap to limit
+            swap, value = ("memory.swap.max", 0) if version == 2 else ("memory.memsw.limit_in_bytes", limit)
+            (path / swap).write_text(str(value), encoding="ascii")
         return _MemoryGroup(path=path, version=version)
     return None
 

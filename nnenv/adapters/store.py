@@ -431,6 +431,17 @@ class Store:
                     self._build(place, build)
         return place
 
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A new, empty directory on the store's file system, removed afterwards; `sweep` removes a killed process's."""
+        path = self._temporary()
+        with refusing_writes(path):
+            path.mkdir(mode=0o700)
+        try:
+            yield path
+        finally:
+            _remove(path)
+
     # The store as a whole
 
     def lock(self, name: str, *, waiting: Callable[[], None] | None = None) -> AbstractContextManager[None]:

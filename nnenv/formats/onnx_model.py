@@ -129,7 +129,8 @@ def _opset(stream: BinaryIO, end: int) -> tuple[str, int]:
 
 
 def _value_info(stream: BinaryIO, end: int) -> TensorInfo:
-    name, dtype, shape = "", "", ()
+    name, dtype = "", ""
+    shape: tuple[int | str, ...] = ()
     for number, kind, value in _fields(stream, end):
         if number == 1 and kind == _BYTES:
             name = _text(stream, value)

@@ -43,8 +43,6 @@ _OCTAL_SIZE_LIMIT = 8**11
 """The first size that a ustar header cannot hold."""
 _NAME_LIMIT = 4096
 _DEPTH_LIMIT = 100
-_NAMES_LIMIT = 64 << 20
-"""Names of one archive together: they are what this reader keeps in memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,11 +63,17 @@ class TarEntry:
 
 
 def read_tar(
-    stream: BinaryIO, what: str, *, entry_limit: int = 250_000, size_limit: int = 64 << 30
+    stream: BinaryIO,
+    what: str,
+    *,
+    entry_limit: int = 250_000,
+    names_limit: int = 64 << 20,
+    size_limit: int = 64 << 30,
 ) -> tuple[TarEntry, ...]:
     """The entries of the uncompressed archive `stream`, in archive order; `./` itself is dropped.
 
-    Reads headers only and skips content, by seeking where `stream` can. Raises `archive-refused` naming `what`,
+    Reads headers only and skips content, by seeking where `stream` can. The names are what is kept in memory, so
+    `names_limit` bounds their length together; `size_limit` bounds the content together. Raises `archive-refused` naming `what`,
     entry and rule.
     """
     reader = _Blocks(stream, what)
@@ -86,8 +90,8 @@ def read_tar(
             entries.append(entry)
         if entry.kind == "dir":
             directories[entry.path] = entry.mode
-        if len(entries) > entry_limit or names_size > _NAMES_LIMIT:
-            raise _refused(what, "", f"it has more than {entry_limit} entries, or {_NAMES_LIMIT} bytes of names")
+        if len(entries) > entry_limit or names_size > names_limit:
+            raise _refused(what, "", f"it has more than {entry_limit} entries, or {names_limit} characters of names")
     reader.expect_zeros_to_the_end()
     _check_tree(entries, what)
     _check_hard_links(entries, what)

@@ -308,7 +308,7 @@ def _record_ends(rows: list[_Row], central_offset: int, what: str) -> dict[int, 
     starts = sorted(row.header_offset for row in rows)
     if (starts[0] if starts else central_offset) != 0:
         raise _refused(what, "", "there are bytes before the first member")
-    ends = dict(zip(starts, [*starts[1:], central_offset], strict=True))
+    ends = dict(pairwise([*starts, central_offset]))
     if len(ends) != len(starts):
         raise _refused(what, "", "two members share one local header")
     return ends

@@ -21,7 +21,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -38,6 +38,12 @@ ANSWER_SCHEMA: Final = "nnenv.answer/1"
 SELFTEST_SCHEMA: Final = "nnenv.selftest/1"
 DEFAULT_PROVIDERS: Final = ("CPUExecutionProvider",)
 DEFAULT_IMPORTS: Final = ("numpy", "onnxruntime")
+
+OK: Final = "ok"
+OK_AFTER_OTHERS: Final = "ok after others"
+SKIPPED: Final = "skipped"
+_EXTENSION: Final = re.compile(r"\.(cpython-[^/]*|abi3)\.so\Z")
+"""File names of Python's extension modules (PEP 3149)."""
 
 _SSE_AVX: Final = ("sse4_1", "sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni")
 _AVX512: Final = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16")
@@ -148,11 +154,10 @@ def _run(action: Mapping[str, Any], body: memoryview, blobs: Any, sessions: Sess
 
 
 def load(action: Mapping[str, Any]) -> dict[str, Any]:
-    """What is installed and what of it loads: distributions, imports, providers, shared libraries.
-
-    Libraries first, each in a process of its own: what one import brought in must not satisfy another library's needs.
-    """
-    libraries = {path: _dlopened(path, action) for path in action.get("libraries", ())}
+    """What is installed and what of it loads: distributions, imports, providers, shared libraries."""
+    extensions = bool(action.get("extension_modules", False))
+    # Before the imports: what one of them brought in must not satisfy a library's needs.
+    libraries = opened_libraries(action.get("libraries", ()), extensions, _dlopened)
     imports = {name: _imported(name) for name in action.get("imports", DEFAULT_IMPORTS)}
     return {
         "versions": _versions(),
@@ -162,6 +167,25 @@ def load(action: Mapping[str, Any]) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
+
+
+def opened_libraries(
+    paths: Sequence[str], extensions: bool, opened: Callable[[str, Sequence[str]], str]
+) -> dict[str, str]:
+    """Path -> OK, OK_AFTER_OTHERS, SKIPPED (an extension module that was not asked for), or the linker's error.
+
+    `opened(path, before)` opens one library in a process of its own, after the libraries `before`. A library that
+    fails alone is tried again after those that do open: some find their needs by the DT_RPATH of the module that
+    loads them (ld.so(8)), as SciPy's libgfortran finds its libquadmath.
+    """
+    said = {path: SKIPPED if _EXTENSION.search(path) and not extensions else opened(path, ()) for path in paths}
+    while True:
+        good = [path for path, outcome in said.items() if outcome in (OK, OK_AFTER_OTHERS)]
+        failed = [path for path in said if path not in good and said[path] != SKIPPED]
+        repaired = [path for path in failed if opened(path, good) == OK]
+        if not repaired:
+            return said
+        said.update(dict.fromkeys(repaired, OK_AFTER_OTHERS))
 
 
 def _versions() -> dict[str, str]:
@@ -188,15 +212,12 @@ def _providers() -> list[str]:
     return list(onnxruntime.get_available_providers())
 
 
-def _dlopened(path: str, action: Mapping[str, Any]) -> str:
-    """`ok`, `skipped` (an extension module that was not asked for), or what the dynamic linker said."""
-    extension = re.search(r"\.(cpython-[^/]*|abi3)\.so\Z", path)
-    if extension and not action.get("extension_modules", False):
-        return "skipped"
+def _dlopened(path: str, before: Sequence[str]) -> str:
+    """OK, or what the dynamic linker said, in a child process, so that nothing stays loaded and a crash is an answer."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
-        _dlopen_and_exit(path, write_end)
+        _dlopen_and_exit(path, before, write_end)
     os.close(write_end)
     with os.fdopen(read_end, "rb") as stream:
         said = stream.read().decode("utf-8", "replace")
@@ -206,14 +227,16 @@ def _dlopened(path: str, action: Mapping[str, Any]) -> str:
     return said or "loading it ended the process"
 
 
-def _dlopen_and_exit(path: str, write_end: int) -> None:
+def _dlopen_and_exit(path: str, before: Sequence[str], write_end: int) -> None:
     """In the child: the outcome goes to the pipe; no clean-up of the parent's state runs here."""
     import ctypes
 
     try:
         try:
+            for other in before:
+                ctypes.CDLL(other, mode=os.RTLD_NOW | os.RTLD_LOCAL)
             ctypes.CDLL(path, mode=os.RTLD_NOW | os.RTLD_LOCAL)
-            said = "ok"
+            said = OK
         except (OSError, ValueError, TypeError) as error:
             said = str(error) or "unknown error"
         os.write(write_end, said.encode("utf-8", "replace")[:4096])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from nnenv.verify.harness import OK, OK_AFTER_OTHERS, SKIPPED
 from nnenv.verify.ladder import Verdict
 from nnenv.verify.report import Check, Finding, ModelReport
 
@@ -35,7 +36,7 @@ class Loaded:
     imports: Mapping[str, str] = field(default_factory=dict)
     """Module -> `ok` or the error."""
     libraries: Mapping[str, str] = field(default_factory=dict)
-    """Path -> `ok`, `skipped`, or the dynamic linker's error."""
+    """Path -> `ok`, `ok after others`, `skipped`, or the dynamic linker's error."""
     providers: Sequence[str] = ()
     """onnxruntime's compiled-in execution providers; being listed does not mean that one works."""
     error: str = ""
@@ -68,7 +69,7 @@ def _unloaded(code: str, what: str, asked: Sequence[str], said: Mapping[str, Any
     return [
         Finding(code=code, what=f"{name} {what}", where=name, because=(outcome,))
         for name, outcome in outcomes
-        if outcome not in ("ok", "skipped")
+        if outcome not in (OK, OK_AFTER_OTHERS, SKIPPED)
     ]
 
 

@@ -90,11 +90,12 @@ def _normals(array: Array, generator: np.random.Generator) -> Array:
 
     real = np.stack([array.real, array.imag]) if array.dtype.kind == "c" else array
     values = real[np.isfinite(real)].astype(np.float64)
-    mean = float(values.mean()) if values.size else 0.0
-    spread = max(float(values.std()) if values.size else 0.0, SMALLEST_SPREAD * abs(mean)) or 1.0
-    # Masks hold the most negative number of their type: what is drawn around it must stay finite.
     largest = float(np.finfo(array.dtype).max)
-    drawn = np.clip(mean + spread * generator.standard_normal(real.shape), -largest, largest)
+    # Masks hold the most negative number of their type: in units of that, nothing overflows.
+    unit = max(1.0, float(np.abs(values).max(initial=0.0)))
+    mean, deviation = (float((values / unit).mean()), float((values / unit).std())) if values.size else (0.0, 0.0)
+    spread = max(deviation, SMALLEST_SPREAD * abs(mean)) or 1.0
+    drawn = np.clip(mean + spread * generator.standard_normal(real.shape), -largest / unit, largest / unit) * unit
     if array.dtype.kind == "c":
         drawn = drawn[0] + 1j * drawn[1]
     return np.asarray(drawn).astype(array.dtype)

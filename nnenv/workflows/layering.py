@@ -75,6 +75,10 @@ class LayerMaker:
             self._layers[key] = layer
         return self._layers[key]
 
+    def trees(self) -> dict[str, tuple[Entry, ...]]:
+        """The composed entries of each layer, by title."""
+        return {plan.title: self._entries(plan) for plan in plan_layers(self.lockfile, self.target)}
+
     # What goes in
 
     def unpacked(self, artifact: Artifact) -> UnpackedDeb:
@@ -154,7 +158,7 @@ class LayerMaker:
             case LayerKind.NNENV:
                 more = [
                     hashlib.sha256(write_lock(self.lockfile.for_image(self.target.name))).hexdigest(),
-                    *(hashlib.sha256(text).hexdigest() for text in _harness().values()),
+                    *(hashlib.sha256(text).hexdigest() for text in harness_files().values()),
                 ]
             case _:
                 pass
@@ -170,25 +174,28 @@ class LayerMaker:
     # Making
 
     def _made(self, plan: LayerPlan) -> Layer:
-        store = self.session.store
+        make = spliced_layer if plan.kind is LayerKind.WHEELS else plain_layer
+        return make(plan.title, self._entries(plan), self.session.store)
+
+    def _entries(self, plan: LayerPlan) -> tuple[Entry, ...]:
+        """What the layer holds, composed."""
         match plan.kind:
-            case LayerKind.WHEELS:
-                entries = compose(entry for wheel in plan.artifacts for entry in self._wheel_entries(wheel))
-                return spliced_layer(plan.title, entries, store)
             case LayerKind.OS:
-                return plain_layer(plan.title, self.os_entries(), store)
+                return self.os_entries()
             case LayerKind.OS_STATE:
-                return plain_layer(plan.title, self._os_state(), store)
+                return self._os_state()
             case LayerKind.INTERPRETER_BYTECODE:
-                return plain_layer(plan.title, self._interpreter_bytecode(), store)
+                return self._interpreter_bytecode()
+            case LayerKind.WHEELS:
+                return compose(entry for wheel in plan.artifacts for entry in self._wheel_entries(wheel))
             case LayerKind.WHEEL_BYTECODE:
-                return plain_layer(plan.title, self._wheel_bytecode(plan.artifacts), store)
+                return self._wheel_bytecode(plan.artifacts)
             case LayerKind.MODEL:
-                return plain_layer(plan.title, self._model(plan), store)
+                return self._model(plan)
             case LayerKind.FILES:
-                return plain_layer(plan.title, self._files(), store)
+                return self._files()
             case LayerKind.NNENV:
-                return plain_layer(plan.title, self._nnenv(), store)
+                return self._nnenv()
 
     def _os_state(self) -> tuple[Entry, ...]:
         debs = [self.unpacked(deb) for deb in self.lockfile.debs_of(self.target)]
@@ -224,7 +231,7 @@ class LayerMaker:
 
     def _nnenv(self) -> tuple[Entry, ...]:
         """The top layer: harness, cases, the lock that the image was made from, ld.so.cache."""
-        texts: dict[str, bytes] = {f"{SHARE}/{name}": text for name, text in _harness().items()}
+        texts: dict[str, bytes] = {f"{SHARE}/{name}": text for name, text in harness_files().items()}
         lock = write_lock(self.lockfile.for_image(self.target.name))
         texts[f"{SHARE}/model.lock"] = lock
         models = []
@@ -285,7 +292,7 @@ class LayerMaker:
         return self._compiled({key: sources}, [LayerKind.OS, LayerKind.OS_STATE])
 
     def _wheel_bytecode(self, wheels: Sequence[Artifact]) -> tuple[Entry, ...]:
-        sources = {
+        sources: dict[str, list[str]] = {
             wheel.sha256: [e.path for e in self._wheel_entries(wheel) if e.kind == "file" and wants_bytecode(e.path)]
             for wheel in wheels
         }
@@ -332,8 +339,8 @@ class LayerMaker:
     @contextmanager
     def _interpreter(self, kinds: Sequence[LayerKind]) -> Iterator[SandboxRunner]:
         """The locked interpreter, able to run here, over the layers that hold the sources."""
-        from nnenv.adapters.host import machine
-        from nnenv.adapters.sandbox import SandboxRunner, compose_root, find_emulator
+        from nnenv.adapters.host import find_emulator, machine
+        from nnenv.adapters.sandbox import SandboxRunner, compose_root
 
         host = machine()
         plans = [plan for plan in plan_layers(self.lockfile, self.target) if plan.kind in kinds]
@@ -396,7 +403,7 @@ def bound_case(session: Session, lockfile: Lockfile, model: ModelLock, lock: Cas
     return CaseUnderTest(case=case, settings=settings)
 
 
-def _harness() -> dict[str, bytes]:
+def harness_files() -> dict[str, bytes]:
     """The files that run inside the image, as they are shipped with nnenv."""
     import nnenv.verify
 
@@ -460,6 +467,3 @@ def _compile(runner: SandboxRunner, sources: Sequence[str], target: TargetLock) 
             fix=["report this with `nnenv -v build`"],
         )
     return completed.stdout
-
-
-__all__ = ["SHARE", "LayerMaker", "bound_case"]

@@ -13,6 +13,7 @@ from datetime import timedelta
 from nnenv.adapters.files import compare_and_swap
 from nnenv.adapters.python_index import PythonIndexes
 from nnenv.errors import NnenvError
+from nnenv.formats.debian_version import upstream
 from nnenv.resolve.debian import Closure, close
 from nnenv.resolve.debian_catalog import DebianCatalog, DebRecord
 from nnenv.resolve.debian_facts import DebianRelease, debian_facts, debian_release
@@ -204,7 +205,7 @@ def _lock_target(
     release = debian_release(spec.os.removeprefix("debian:"))
     architecture = spec.platform.removeprefix("linux/")
     archive = session.debian_archive(release.number, architecture)
-    archive.not_before(_release_dates(old, architecture, options))
+    archive.not_before(_release_dates(old, architecture))
     pins = _Pins.of(old, spec.name, options)
     roots = _system_roots(manifest, spec, release)
     base = _close(roots, archive, pins)
@@ -215,8 +216,8 @@ def _lock_target(
     artifacts = [_wheel_artifact(wheel) for wheel in wheels]
     fetch_artifacts(session, artifacts, indexes, spec.os)
     demands = demanded_sonames({a.name: wheel_facts(session.store, a) for a in artifacts}, python.machine)
-    sonames = providers_of(demands, _package_finder(archive), target=spec.name)
-    closure = _close([*roots, *sorted({package for _, package in sonames} - {""})], archive, pins)
+    sonames = providers_of(demands, lambda soname: package_for_soname(soname, archive), target=spec.name)
+    closure = _close([*roots, *sorted({package for _, package in sonames})], archive, pins)
     moments = [_keep_releases(archive, architecture, draft), *(wheel.record.upload_time for wheel in wheels)]
     draft.targets.append(
         TargetLock(
@@ -230,7 +231,7 @@ def _lock_target(
             debs=draft.add(_deb_artifacts(closure)),
             tools=_tools(session, release, python, architecture, pins, draft),
             models=tuple(sorted(spec.models or (model.name for model in manifest.models))),
-            sonames=tuple((soname, package or "libc6") for soname, package in sonames),
+            sonames=sonames,
             omitted=tuple(f"{o.package}: {o.dependency} ({o.reason})" for o in closure.omitted),
         )
     )
@@ -280,8 +281,6 @@ def _python_roots(manifest: Manifest, spec: TargetSpec) -> list[str]:
 def _python_target(manifest: Manifest, spec: TargetSpec, closure: Closure) -> PythonTarget:
     from packaging.specifiers import SpecifierSet
 
-    from nnenv.formats.debian_version import upstream
-
     versions = {record.name: upstream(record.version) for record in closure.packages}
     release = debian_release(spec.os.removeprefix("debian:"))
     python = versions[f"python{release.python}-minimal"]
@@ -319,15 +318,6 @@ def _exclude_newer(session: Session, manifest: Manifest) -> str:
         midnight = (session.now - age).replace(hour=0, minute=0, second=0, microsecond=0)
         moments.append(midnight.strftime("%Y-%m-%dT%H:%M:%SZ"))
     return min(moments, default="")
-
-
-def _package_finder(archive: DebianCatalog):  # type: ignore[no-untyped-def]  # a closure over the archive
-    libc = debian_facts().libc_sonames
-
-    def package_of(soname: str) -> str | None:
-        return "" if soname in libc else package_for_soname(soname, archive)
-
-    return package_of
 
 
 def _wheel_artifact(wheel: ChosenWheel) -> Artifact:
@@ -374,8 +364,6 @@ def _tools(
     archive = session.debian_archive(release.number, BUILD_ARCHITECTURE)
     name = f"python{release.python}-minimal"
     closure = close([name], archive, locked=pins.tools, omit=debian_facts().omit)
-    from nnenv.formats.debian_version import upstream
-
     found = next(upstream(record.version) for record in closure.packages if record.name == name)
     if found != python.python:
         raise NnenvError(
@@ -398,7 +386,6 @@ def _keep_releases(archive: DebianCatalog, architecture: str, draft: _Draft) -> 
     return max(facts.date for facts in archive.releases())
 
 
-def _release_dates(old: Lockfile | None, architecture: str, options: LockOptions) -> dict[str, str]:
+def _release_dates(old: Lockfile | None, architecture: str) -> dict[str, str]:
     """Suite -> date of the Release file that the old lock saw: an older one now is a rollback."""
-    del options
     return {r.suite: r.date for r in old.releases if r.architecture == architecture} if old else {}

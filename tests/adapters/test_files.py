@@ -166,13 +166,13 @@ def test_a_lock_excludes_and_disappears(tmp_path: Path) -> None:
 def test_who_waits_for_a_lock_may_give_up(tmp_path: Path) -> None:
     """`waiting` is called while another holds the lock, and its exception ends the wait."""
 
-    class Enough(Exception):
+    class EnoughError(Exception):
         pass
 
     def give_up() -> None:
-        raise Enough
+        raise EnoughError
 
-    with exclusive_lock(tmp_path / "lock"), pytest.raises(Enough):  # noqa: SIM117 - the inner lock must be refused
+    with exclusive_lock(tmp_path / "lock"), pytest.raises(EnoughError):  # noqa: SIM117 - the inner lock must be refused
         with exclusive_lock(tmp_path / "lock", waiting=give_up):
             pass
 

@@ -478,6 +478,7 @@ def test_mistakes_are_bounded() -> None:
 
 HOSTILE = {
     "marker-parentheses": f'packages = ["a; {"(" * 400}"]',
+    "closed-parentheses": f"packages = [\"a; {'(' * 240}os_name>'a'{')' * 240}\"]",
     "many-packages": "packages = [" + ",".join(f'"a{i}"' for i in range(90_000)) + "]",
     "long-package": f'packages = ["{"a." * 400_000}"]',
     "long-system": f'system = ["{"a" * 900_000} (>= 1"]',

@@ -100,6 +100,12 @@ def test_size_limit_counts_bytes() -> None:
         gated_text("a = 'éa'".encode(), "m", limits=limits)
 
 
+def test_a_byte_order_mark_is_named() -> None:
+    """The invisible mark is named, rather than shown as a strange first key."""
+    with pytest.raises(NnenvError, match="byte order mark"):
+        read_toml(BOMBS["byte-order-mark"], "m")
+
+
 @pytest.mark.parametrize(
     ("text", "where", "what"),
     [

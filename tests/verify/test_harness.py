@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import hashlib
 import json
-import shutil
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +69,7 @@ def test_load_says_what_is_installed_and_what_loads(tmp_path: Path) -> None:
     assert answer["imports"]["numpy"] == answer["imports"]["onnxruntime"] == "ok"
     assert "No module named" in answer["imports"]["no_such_module"]
     assert "CPUExecutionProvider" in answer["providers"]
-    said = list(answer["libraries"].values())
+    said = [answer["libraries"][path] for path in libraries]
     assert said[0] == "ok"
     assert "cannot open shared object file" in said[1]
     assert "broken.so" in said[2]
@@ -81,20 +84,27 @@ def test_extension_modules_are_opened_when_asked(tmp_path: Path) -> None:
     assert "cannot open shared object file" in answer["libraries"]["/x.cpython-311.so"]
 
 
-def test_a_library_that_kills_the_process_is_an_answer(tmp_path: Path) -> None:
-    """A crash while loading one library is named, and the rest is still answered."""
-    compiler = shutil.which("cc")
-    library = tmp_path / "libcrash.so"
-    if compiler:
-        source = "__attribute__((constructor)) void f(void) { __builtin_trap(); }"
-        argv = [compiler, "-shared", "-o", str(library), "-x", "c", "-"]
-        subprocess.run(argv, input=source.encode(), check=True)
-    (answer,) = ask(tmp_path / "h", [{"do": "load", "imports": [], "libraries": [str(library), "libc.so.6"]}])[0][
-        "answers"
-    ]
-    expected = "ended with signal" if compiler else "cannot open shared object file"
-    assert expected in answer["libraries"][str(library)]
-    assert answer["libraries"]["libc.so.6"] == "ok"
+def test_a_library_that_kills_the_process_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash while one library loads happens in a child process and is named."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda path, mode: os.kill(os.getpid(), signal.SIGSEGV))
+    assert harness._dlopened("libcrash.so", ()) == f"loading it ended with signal {signal.SIGSEGV:d}"
+
+
+def test_libraries_that_lean_on_others_load_after_them() -> None:
+    """A simulated linker: `c` needs `b`, `b` needs `a`, `d` needs what nobody has; nothing else is forgiven."""
+    needs = {"a.so": [], "b.so": ["a.so"], "c.so": ["b.so"], "d.so": ["x.so"], "m.cpython-311-x86_64-linux-gnu.so": []}
+
+    def linker(path: str, before: Sequence[str]) -> str:
+        missing = [need for need in needs[path] if need not in before]
+        return f"{missing[0]}: cannot open shared object file" if missing else "ok"
+
+    assert harness.opened_libraries(list(reversed(needs)), False, linker) == {
+        "a.so": "ok",
+        "b.so": "ok after others",
+        "c.so": "ok after others",
+        "d.so": "x.so: cannot open shared object file",
+        "m.cpython-311-x86_64-linux-gnu.so": "skipped",
+    }
 
 
 def test_run_returns_tensors_and_facts(tmp_path: Path) -> None:

@@ -93,7 +93,8 @@ def test_float_probes_keep_scale_and_stay_finite() -> None:
     """Mean and spread are the case's; a constant gets a spread; masks at the end of the range do not overflow."""
     wide = np.random.default_rng(1).normal(50, 10, 10_000).astype(F32)
     mask = np.full(1000, np.finfo(F32).min, F32)
-    inputs = {"wide": wide, "zeros": np.zeros(1000, F32), "mask": mask, "nan": np.array([np.nan], F32)}
+    largest = np.array([-1, 1]) * np.finfo(np.float64).max
+    inputs = {"wide": wide, "zeros": np.zeros(1000, F32), "mask": mask, "largest": largest, "nan": mask[:1] * np.nan}
     for probe in probe_inputs(inputs):
         assert probe["wide"].mean() == pytest.approx(50, rel=0.02)
         assert probe["wide"].std() == pytest.approx(10, rel=0.05)

@@ -1,0 +1,214 @@
+"""`nnenv verify`: four verdicts on a target's image, and the report that binds them to digests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnenv import __version__
+from nnenv.adapters.files import write_atomically
+from nnenv.errors import NnenvError
+from nnenv.formats.oci import document_digest
+from nnenv.image.archive import ImageDocuments
+from nnenv.image.plan import model_path, plan_layers
+from nnenv.spec.lock_toml import write_lock
+from nnenv.spec.lockfile import Lockfile, TargetLock
+from nnenv.verify.closure import ClosureReport, check_closure
+from nnenv.verify.evaluate import (
+    Evaluation,
+    ModelUnderTest,
+    answer_of,
+    evaluate,
+    harness_digest,
+    reference_check,
+    requests_for,
+    weak_evidence,
+)
+from nnenv.verify.ladder import Verdict, status
+from nnenv.verify.load_report import LoadRequest, load_check
+from nnenv.verify.protocols import Limits, Run, Runner
+from nnenv.verify.report import Check, Finding, Report
+from nnenv.verify.statement import statement
+from nnenv.workflows.building import ENVIRONMENT, SELF_TEST, assemble, checked_lock, chosen_targets, load_into
+from nnenv.workflows.layering import LayerMaker, bound_case, harness_files
+from nnenv.workflows.session import Session
+
+if TYPE_CHECKING:
+    from nnenv.adapters.sandbox import SandboxRunner
+
+REPORTS = Path(".nnenv") / "reports"
+"""Where statements lie, in the project folder."""
+
+RUNNERS = ("auto", "docker", "sandbox")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """What the user asked of `nnenv verify`."""
+
+    runner: str = "auto"
+    frozen: bool = False
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """One target's report, and where its statement was written."""
+
+    report: Report
+    statement: Path
+
+
+def verify_targets(session: Session, names: Sequence[str], options: VerifyOptions) -> list[Verified]:
+    """Build what is not built (never resolving), then check; one report per target, whatever the outcome."""
+    lockfile = checked_lock(session, frozen=options.frozen)
+    return [_verify(session, lockfile, target, options) for target in chosen_targets(lockfile, names)]
+
+
+def _verify(session: Session, lockfile: Lockfile, target: TargetLock, options: VerifyOptions) -> Verified:
+    maker, documents = assemble(session, lockfile, target)
+    closure = closure_check(maker, target)
+    models = models_under_test(session, lockfile, target)
+    load = LoadRequest(libraries=wheel_libraries(maker))
+    task = session.progress.start(f"verify {target.name}")
+    with open_runner(session, maker, documents, options.runner) as runner:
+        request = requests_for(models, load=load)
+        completed = runner.run(
+            Run(argv=(*SELF_TEST, "serve-request"), environment=ENVIRONMENT, stdin=request, limits=options.limits)
+        )
+        isolation = getattr(runner, "mode", "engine")
+    task.finish()
+    evaluation = evaluate(models, answer_of(completed), load=True)
+    report = _report(lockfile, target, documents, closure, load, evaluation, runner, isolation)
+    path = session.project / REPORTS / f"{target.name}.intoto.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, statement(report))
+    return Verified(report=report, statement=path)
+
+
+def closure_check(maker: LayerMaker, target: TargetLock) -> Check:
+    """The first verdict: static, from the bytes of the artifacts."""
+    elves = maker.elves()
+    links = {
+        entry.path: entry.target for entries in maker.trees().values() for entry in entries if entry.kind == "symlink"
+    }
+    found = check_closure(elves, links, machine=target.machine)
+    return Check(
+        verdict=Verdict.PASSED if found.passed else Verdict.FAILED,
+        findings=_closure_findings(found),
+        note=f"{found.files} ELF files, all {target.machine}" if found.passed else "",
+    )
+
+
+def _closure_findings(found: ClosureReport) -> tuple[Finding, ...]:
+    return (
+        *(Finding(code="soname-missing", what=text) for text in found.missing),
+        *(Finding(code="foreign-machine", what="an ELF file for another machine", where=path) for path in found.foreign),
+    )
+
+
+def wheel_libraries(maker: LayerMaker) -> tuple[str, ...]:
+    """Absolute paths of the shared libraries that wheels bring, for the harness to open."""
+    return tuple(sorted(f"/{elf.path}" for elf in maker.elves() if elf.path.startswith("opt/") and ".so" in elf.path))
+
+
+def models_under_test(session: Session, lockfile: Lockfile, target: TargetLock) -> tuple[ModelUnderTest, ...]:
+    """The target's models with their bound cases, all read from the store by digest."""
+    return tuple(
+        ModelUnderTest(
+            name=model.name,
+            path="/" + model_path(model.name, lockfile.by_digest[model.file]),
+            sha256=model.file,
+            cases=tuple(bound_case(session, lockfile, model, case) for case in model.cases),
+        )
+        for model in lockfile.models_of(target)
+    )
+
+
+@contextmanager
+def open_runner(session: Session, maker: LayerMaker, documents: ImageDocuments, wanted: str) -> Iterator[Runner]:
+    """A place to run the image: an engine where one answers and can run this CPU, else the sandbox.
+
+    Raises NnenvError `engine-unavailable`, `sandbox-unavailable` or `emulator-missing`.
+    """
+    from nnenv.adapters.host import machine
+
+    foreign = machine() != maker.target.machine
+    if wanted == "docker" or (wanted == "auto" and not foreign):
+        from nnenv.adapters.docker_engine import DockerRunner
+
+        try:
+            engine, _ = load_into(session, documents)
+        except NnenvError as error:
+            if wanted == "docker" or error.code != "engine-unavailable":
+                raise
+        else:
+            yield DockerRunner(engine, f"sha256:{documents.config_digest}")
+            return
+    with _sandbox(session, maker) as sandbox:
+        yield sandbox
+
+
+@contextmanager
+def _sandbox(session: Session, maker: LayerMaker) -> Iterator[SandboxRunner]:
+    from nnenv.adapters.host import find_emulator, machine
+    from nnenv.adapters.sandbox import SandboxRunner, compose_root
+
+    target = maker.target.machine
+    trees = [maker.tree(maker.layer(plan)) for plan in plan_layers(maker.lockfile, maker.target)]
+    with session.store.scratch() as scratch:
+        root = scratch / "root"
+        compose_root(trees, root)
+        emulator = None if machine() == target else find_emulator(target)
+        yield SandboxRunner(root, machine=target, environment=ENVIRONMENT, emulator=emulator)
+
+
+def _report(
+    lockfile: Lockfile,
+    target: TargetLock,
+    documents: ImageDocuments,
+    closure: Check,
+    load: LoadRequest,
+    evaluation: Evaluation,
+    runner: Runner,
+    isolation: str,
+) -> Report:
+    versions: Mapping[str, str] = {wheel.name: wheel.version for wheel in lockfile.wheels_of(target)}
+    assert evaluation.loaded is not None
+    loading = load_check(load, evaluation.loaded, versions, evaluation.models)
+    reference = reference_check(evaluation.models)
+    vacuous, self_made = weak_evidence(evaluation.models)
+    return Report(
+        target=target.name,
+        status=status(
+            closure.verdict,
+            loading.verdict,
+            reference.verdict,
+            vacuous=vacuous,
+            self_made=self_made,
+            accelerator_required=False,
+        ),
+        checks={
+            "closure": closure,
+            "load": loading,
+            "reference": reference,
+            "accelerator": Check(verdict=Verdict.NOT_RUN, note="a CPU target has none"),
+        },
+        manifest_digest=documents.manifest_digest,
+        config_digest=documents.config_digest,
+        lock_sha256=document_digest(write_lock(lockfile.for_image(target.name))),
+        harness_sha256=harness_digest(harness_files()),
+        runner=runner.name,
+        emulated=runner.emulated or evaluation.emulated,
+        host=evaluation.host,
+        runtime={
+            "python": evaluation.loaded.python,
+            **{name: evaluation.loaded.versions.get(name, "") for name in ("numpy", "onnxruntime")},
+        },
+        models=evaluation.models,
+        nnenv_version=__version__,
+        extra={"isolation": isolation},
+    )
