@@ -147,10 +147,12 @@ def compare_and_swap(path: Path, data: bytes, expected_old: bytes | None) -> Non
     Writers exclude each other by a kernel lock on the directory. Equal bytes are not written again.
     Raises NnenvError: `changed-meanwhile`, `disk-full`, or `store-unusable` where the kernel offers no lock.
     """
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with refusing_writes(path):
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _lock(directory, path.parent, None)
-        current = path.read_bytes() if path.exists() else None
+        with refusing_writes(path):
+            current = path.read_bytes() if path.exists() else None
         if current != expected_old:
             raise NnenvError(
                 "changed-meanwhile",

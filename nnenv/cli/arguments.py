@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from nnenv import __version__
 from nnenv.errors import NnenvError
@@ -12,6 +12,10 @@ from nnenv.errors import NnenvError
 _GLOBAL_NOTE = """\
 Every option can be set by a variable: NNENV_OFFLINE=1, NNENV_STORE=DIR, NNENV_TARGET=cpu, ...
 Exit codes: 0 done; 1 the input or the world said no; 2 wrong usage, or a bug in nnenv."""
+
+
+if TYPE_CHECKING:
+    _Commands = argparse._SubParsersAction["_Parser"]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,7 +46,7 @@ def _on(environment: Mapping[str, str], name: str) -> bool:
     return environment.get(f"NNENV_{name}", "").strip().lower() in {"1", "true", "yes", "on"}
 
 
-def _common(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+def _common(environment: Mapping[str, str]) -> _Parser:
     common = _Parser(add_help=False)
     group = common.add_argument_group("common options")
     group.add_argument(
@@ -83,8 +87,8 @@ def _positive(text: str) -> int:
 
 
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    common: argparse.ArgumentParser,
+    commands: _Commands,
+    common: _Parser,
     name: str,
     summary: str,
     description: str,
@@ -119,7 +123,7 @@ def _frozen(command: argparse.ArgumentParser, environment: Mapping[str, str]) ->
     )  # fmt: skip
 
 
-def _lock(commands, common, environment):  # type: ignore[no-untyped-def]  # argparse's sub-parser type is private
+def _lock(commands: _Commands, common: _Parser, environment: Mapping[str, str]) -> None:
     command = _command(
         commands, common, "lock", "resolve model.toml into model.lock",
         "Resolve every target of model.toml into model.lock: wheels, Debian packages, model files, test cases.\n"
@@ -140,7 +144,7 @@ def _lock(commands, common, environment):  # type: ignore[no-untyped-def]  # arg
     )  # fmt: skip
 
 
-def _fetch(commands, common, environment):  # type: ignore[no-untyped-def]
+def _fetch(commands: _Commands, common: _Parser, environment: Mapping[str, str]) -> None:
     command = _command(
         commands, common, "fetch", "bring everything that model.lock names into the store",
         "Download, in parallel and verified, every file that model.lock names; afterwards --offline works.",
@@ -150,7 +154,7 @@ def _fetch(commands, common, environment):  # type: ignore[no-untyped-def]
     _frozen(command, environment)
 
 
-def _build(commands, common, environment):  # type: ignore[no-untyped-def]
+def _build(commands: _Commands, common: _Parser, environment: Mapping[str, str]) -> None:
     command = _command(
         commands, common, "build", "turn model.lock into an image, bit for bit",
         "Build the image of each target from model.lock, without daemon, root or resolving. The first build notes the\n"
@@ -169,7 +173,7 @@ def _build(commands, common, environment):  # type: ignore[no-untyped-def]
     )
 
 
-def _verify(commands, common, environment):  # type: ignore[no-untyped-def]
+def _verify(commands: _Commands, common: _Parser, environment: Mapping[str, str]) -> None:
     command = _command(
         commands, common, "verify", "prove an image by the standard inference test",
         "Check the closure of shared libraries, load everything, and run the models' test cases inside the image:\n"
@@ -201,7 +205,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _test(commands, common, environment):  # type: ignore[no-untyped-def]
+def _test(commands: _Commands, common: _Parser, environment: Mapping[str, str]) -> None:
     command = commands.add_parser("test", help="make test cases", description="Make inference test cases.")
     inner = command.add_subparsers(dest="test_command", metavar="COMMAND", required=True, parser_class=_Parser)
     record = _command(
@@ -226,4 +230,4 @@ def _test(commands, common, environment):  # type: ignore[no-untyped-def]
 
 def targets_of(arguments: argparse.Namespace) -> Sequence[str]:
     """The targets the user named, on the line or by NNENV_TARGET; empty for all."""
-    return arguments.target if arguments.target else arguments.environment_targets
+    return list(arguments.target or arguments.environment_targets)

@@ -37,13 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as bug:
         if verbose:
             raise
-        error = NnenvError(
+        refusal = NnenvError(
             "internal",
             f"a bug in nnenv: {type(bug).__name__}: {bug}",
             fix=["report it with the output of the same command and -v"],
             exit_code=2,
         )
-        return _refused(error, line, wants_json, palette)
+        return _refused(refusal, line, wants_json, palette)
 
 
 def _interrupt(number: int, frame: object) -> None:

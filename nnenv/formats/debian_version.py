@@ -14,7 +14,9 @@ from nnenv.errors import NnenvError
 SortKey = tuple[int, tuple[int | str, ...], tuple[int | str, ...]]
 """Compares as the version does: epoch, upstream version, revision."""
 
-_VERSION: Final = re.compile(r"(?:([0-9]+):)?([0-9A-Za-z.+:~-]+?)(?:-([0-9A-Za-z.+~]+))?\Z")
+_UPSTREAM: Final = re.compile(r"[0-9A-Za-z.+:~-]+\Z")
+_REVISION: Final = re.compile(r"[0-9A-Za-z.+~]+\Z")
+_EPOCH: Final = re.compile(r"[0-9]+\Z")
 _LONGEST: Final = 256
 _END: Final = "\x01"
 _RUN: Final = re.compile(r"([^0-9]*)([0-9]*)")
@@ -33,7 +35,7 @@ def sort_key(version: str) -> SortKey:
     Policy 5.6.12: an absent epoch is 0, an absent revision equals "0".
     """
     epoch, upstream_part, revision = _split(version)
-    return int(epoch or "0"), _part_key(upstream_part), _part_key(revision)
+    return int(epoch), _part_key(upstream_part), _part_key(revision)
 
 
 def upstream(version: str) -> str:
@@ -56,16 +58,18 @@ def satisfies(version: str, operator: str, wanted: str) -> bool:
 
 
 def _split(version: str) -> tuple[str, str, str]:
-    found = _VERSION.match(version) if len(version) <= _LONGEST else None
-    if found is None:
+    """(epoch, upstream, revision): the epoch ends at the first colon, the revision starts after the last hyphen."""
+    epoch, _, rest = version.partition(":") if ":" in version else ("0", "", version)
+    upstream_part, _, revision = rest.rpartition("-") if "-" in rest else (rest, "", "0")
+    well_formed = _EPOCH.match(epoch) and _UPSTREAM.match(upstream_part) and _REVISION.match(revision)
+    if not well_formed or len(version) > _LONGEST:
         raise NnenvError(
             "debian-index-invalid",
             f"{version[:80]!r} is not a Debian version number",
             because=["Debian policy 5.6.12: [epoch:]upstream[-revision] of letters, digits and . + - ~"],
             fix=["correct the version where it is written"],
         )
-    epoch, upstream_part, revision = found.groups()
-    return epoch or "", upstream_part, revision or ""
+    return epoch, upstream_part, revision
 
 
 def _part_key(part: str) -> tuple[int | str, ...]:

@@ -73,8 +73,8 @@ def read_tar(
     """The entries of the uncompressed archive `stream`, in archive order; `./` itself is dropped.
 
     Reads headers only and skips content, by seeking where `stream` can. The names are what is kept in memory, so
-    `names_limit` bounds their length together; `size_limit` bounds the content together. Raises `archive-refused` naming `what`,
-    entry and rule.
+    `names_limit` bounds their length together; `size_limit` bounds the content together.
+    Raises `archive-refused` naming `what`, entry and rule.
     """
     reader = _Blocks(stream, what)
     entries: list[TarEntry] = []

@@ -258,9 +258,7 @@ def _root_is_purelib(headers: Message, filename: str) -> bool:
     return stated == "true"
 
 
-def _record(
-    content: bytes, dist_info: str, members: Sequence[ZipMember], filename: str
-) -> dict[str, RecordRow]:
+def _record(content: bytes, dist_info: str, members: Sequence[ZipMember], filename: str) -> dict[str, RecordRow]:
     """RECORD's rows by member, in member order; there is a row for each member and a member for each row."""
     unhashed = {f"{dist_info}/{name}" for name in _UNHASHED}
     stated: dict[str, RecordRow] = {}
@@ -326,9 +324,7 @@ class _EntryPointsParser(configparser.RawConfigParser):
         return optionstr
 
 
-def _entry_points(
-    content: bytes | None, filename: str
-) -> tuple[tuple[EntryPoint, ...], tuple[EntryPoint, ...]]:
+def _entry_points(content: bytes | None, filename: str) -> tuple[tuple[EntryPoint, ...], tuple[EntryPoint, ...]]:
     """Console and GUI commands in file order; other groups are left to whoever uses them."""
     parser = _EntryPointsParser(delimiters=("=",), strict=True, default_section="\0")
     try:

@@ -62,6 +62,13 @@ class _Branch:
     runs: _Truth = _Truth.NO
     taken: _Truth = _Truth.NO
     """Whether an arm before the current one runs."""
+    between_arms: bool = False
+    """True in a `case` where only an arm's pattern or `esac` may follow."""
+
+    @property
+    def alive(self) -> _Truth:
+        """Whether what stands outside of any arm could run."""
+        return _Truth.NO if self.outer is _Truth.NO else _Truth.MAYBE
 
 
 _SHEBANG = re.compile(r"#!\s*/bin/(?:ba|da)?sh(?: -e)?\s*\Z")
@@ -150,9 +157,9 @@ class _Reader:
 
     def read(self, number: int, line: str) -> None:
         """Take one logical line into account."""
-        known = self._branch(line) or self.runs is _Truth.NO or self._command(line)
         # Dead text still has to show its structure: quotes and here-documents could hide a `fi`.
-        if not known or "<<" in line or not _quotes_close(line):
+        structured = "<<" not in line and _quotes_close(line)
+        if not structured or not (self._branch(line) or self.runs is _Truth.NO or self._command(line)):
             self.unknown.append(f"line {number}: {line}")
 
     def _branch(self, line: str) -> bool:
@@ -161,14 +168,15 @@ class _Reader:
             return self._if(match[2]) if match[1] is None else self._elif(match[2])
         if match := _CASE.match(line):
             self.open.append(_Branch(closes_with="esac", outer=self.runs))
-            return match[1].strip('"') in ("$1", "${1}") or self.open[-1].outer is _Truth.NO
+            self._end_arm()
+            return match[1].strip('"') in ("$1", "${1}")
         if not self.open:
             return False
         if line == self.open[-1].closes_with:
             self.open.pop()
             return True
         if self.open[-1].closes_with == "esac":
-            return line == ";;" or self._arm(line)
+            return self._arm(line) if self.open[-1].between_arms else self._last_of_arm(line)
         if line == "else":
             self._enter(_Truth.YES)
             return True
@@ -200,15 +208,29 @@ class _Reader:
             branch.taken = condition
 
     def _arm(self, line: str) -> bool:
+        """Whether `line` is `PATTERN) [COMMAND] [;;]` with plain words as patterns, and its command is known."""
         match = _ARM.match(line)
         if match is None:
             return False
         patterns = {pattern.strip() for pattern in match[1].split("|")}
-        rest = match[2].removesuffix(";;").strip()
         # `postinst triggered` follows a first installation too, when another package touches what it watches.
         watched = _Truth.MAYBE if "triggered" in patterns else _Truth.NO
         self._enter(_Truth.YES if patterns & {self.action, "*"} else watched)
-        return not rest or self.runs is _Truth.NO or self._command(rest)
+        self.open[-1].between_arms = False
+        return not match[2] or self._last_of_arm(match[2]) or self.runs is _Truth.NO or self._command(match[2])
+
+    def _last_of_arm(self, line: str) -> bool:
+        """Whether `line` ends the arm, and its command is known."""
+        if not line.endswith(";;"):
+            return False
+        command = line.removesuffix(";;").strip()
+        known = not command or self.runs is _Truth.NO or self._command(command)
+        self._end_arm()
+        return known
+
+    def _end_arm(self) -> None:
+        self.open[-1].between_arms = True
+        self.open[-1].runs = self.open[-1].alive
 
     def _command(self, line: str) -> bool:
         if any(form.match(line) for form in _HARMLESS):
@@ -300,7 +322,7 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
 
 def _quotes_close(line: str) -> bool:
     try:
-        shlex.split(line, comments=True)
+        shlex.split(line)
     except ValueError:
         return False
     return True

@@ -4,6 +4,8 @@ Archives are consistent by construction, so the newest version of everything is 
 general solver is needed. The search takes the preferred version of each package; when that fails it learns one fact
 (a limit that a package must respect, or a version that cannot stay) and starts again. It ends, because facts are
 finite, and the same inputs give the same answer, because every order in it is sorted or comes from the archive.
+What it finds meets every relation. It is not exhaustive: in a maze of exact versions, which no release of Debian is,
+it can give up where an answer exists.
 """
 
 from __future__ import annotations

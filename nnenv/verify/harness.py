@@ -213,7 +213,7 @@ def _providers() -> list[str]:
 
 
 def _dlopened(path: str, before: Sequence[str]) -> str:
-    """OK, or what the dynamic linker said, in a child process, so that nothing stays loaded and a crash is an answer."""
+    """OK, or what the linker said; in a child process, so that nothing stays loaded and a crash is an answer."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:

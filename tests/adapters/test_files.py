@@ -108,6 +108,15 @@ def test_compare_and_swap_refuses_a_file_that_changed(tmp_path: Path) -> None:
     assert path.read_bytes() == b"2"
 
 
+def test_compare_and_swap_names_a_place_that_is_no_directory_or_file(tmp_path: Path) -> None:
+    """A missing directory, or a directory in the file's place: a refusal with the path, not a traceback."""
+    (tmp_path / "directory").mkdir()
+    for path in (tmp_path / "missing" / "model.lock", tmp_path / "directory"):
+        with pytest.raises(NnenvError) as caught:
+            compare_and_swap(path, b"1", None)
+        assert (caught.value.code, caught.value.where) == ("disk-full", str(path))
+
+
 def test_compare_and_swap_of_equal_bytes_writes_nothing(tmp_path: Path) -> None:
     """A no-op lock leaves the file's times alone."""
     path = tmp_path / "model.lock"

@@ -123,8 +123,9 @@ class Way:
     package: Path = Path()
     """Where that child finds nnenv."""
 
-    def run(self, *argv: str, stdin: bytes = b"", environment: Mapping[str, str] | None = None, **limits: float
-            ) -> Completed:  # fmt: skip
+    def run(
+        self, *argv: str, stdin: bytes = b"", environment: Mapping[str, str] | None = None, **limits: float
+    ) -> Completed:
         """Run in the sandbox."""
         return self.run_for(machine(), None, *argv, stdin=stdin, environment=environment, **limits)
 
@@ -132,24 +133,45 @@ class Way:
         """Run a script in the sandbox's bash."""
         return self.run("bash", "-c", script, **limits)
 
-    def run_for(self, target: str, emulator: Path | None, *argv: str, stdin: bytes = b"",
-                environment: Mapping[str, str] | None = None, **limits: float) -> Completed:  # fmt: skip
+    def run_for(
+        self,
+        target: str,
+        emulator: Path | None,
+        *argv: str,
+        stdin: bytes = b"",
+        environment: Mapping[str, str] | None = None,
+        **limits: float,
+    ) -> Completed:
         """Run a program of the machine `target`."""
         if self.interpreter:
             return self._remote(target, emulator, argv, stdin, environment or {}, limits)
         if not self.root.exists():
             compose_root(self.trees, self.root)
         runner = SandboxRunner(self.root, machine=target, environment=ENVIRONMENT, mode=self.mode, emulator=emulator)
-        return runner.run(Run(argv=argv, environment=environment or {}, stdin=stdin, limits=Limits(**limits)))  # type: ignore[arg-type]
+        return runner.run(Run(argv=argv, environment=environment or {}, stdin=stdin, limits=Limits(**limits)))
 
-    def order(self, target: str, emulator: Path | None, argv: Sequence[str], stdin: bytes = b"",
-              environment: Mapping[str, str] | None = None, limits: Mapping[str, float] | None = None) -> bytes:  # fmt: skip
+    def order(
+        self,
+        target: str,
+        emulator: Path | None,
+        argv: Sequence[str],
+        stdin: bytes = b"",
+        environment: Mapping[str, str] | None = None,
+        limits: Mapping[str, float] | None = None,
+    ) -> bytes:
         """The line of JSON that asks REMOTE for a run."""
         asked = {
-            "root": str(self.root), "trees": [str(tree) for tree in self.trees], "mode": self.mode, "machine": target,
-            "emulator": str(emulator or ""), "argv": list(argv), "stdin": base64.b64encode(stdin).decode(),
-            "environment": ENVIRONMENT, "extra": dict(environment or {}), "limits": dict(limits or {}),
-        }  # fmt: skip
+            "root": str(self.root),
+            "trees": [str(tree) for tree in self.trees],
+            "mode": self.mode,
+            "machine": target,
+            "emulator": str(emulator or ""),
+            "argv": list(argv),
+            "stdin": base64.b64encode(stdin).decode(),
+            "environment": ENVIRONMENT,
+            "extra": dict(environment or {}),
+            "limits": dict(limits or {}),
+        }
         return json.dumps(asked).encode() + b"\n"
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -157,12 +179,23 @@ class Way:
         identity = {"user": ORDINARY_USER, "group": ORDINARY_USER, "extra_groups": []} if self.interpreter else {}
         return subprocess.Popen(
             [self.interpreter or sys.executable, "-c", REMOTE],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.package,
-            env={"PATH": os.environ.get("PATH", ""), "PYTHONDONTWRITEBYTECODE": "1"}, **identity,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self.package,
+            env={"PATH": os.environ.get("PATH", ""), "PYTHONDONTWRITEBYTECODE": "1"},
+            **identity,
+        )
 
-    def _remote(self, target: str, emulator: Path | None, argv: Sequence[str], stdin: bytes,
-                environment: Mapping[str, str], limits: Mapping[str, float]) -> Completed:  # fmt: skip
+    def _remote(
+        self,
+        target: str,
+        emulator: Path | None,
+        argv: Sequence[str],
+        stdin: bytes,
+        environment: Mapping[str, str],
+        limits: Mapping[str, float],
+    ) -> Completed:
         with self.start() as child:
             out, err = child.communicate(self.order(target, emulator, argv, stdin, environment, limits))
         assert child.returncode == 0, err.decode()
@@ -178,8 +211,16 @@ class Way:
 def ordinary_user_python(place: Path) -> Way | None:
     """A way to be `rootless` although the tests run as root, where the kernel and an interpreter allow it."""
     package = place / "package"
-    for name in ("__init__.py", "errors.py", "verify/__init__.py", "verify/protocols.py", "adapters/__init__.py",
-                 "adapters/host.py", "adapters/sandbox.py", "adapters/sandbox_init.py"):  # fmt: skip
+    for name in (
+        "__init__.py",
+        "errors.py",
+        "verify/__init__.py",
+        "verify/protocols.py",
+        "adapters/__init__.py",
+        "adapters/host.py",
+        "adapters/sandbox.py",
+        "adapters/sandbox_init.py",
+    ):
         copy = package / "nnenv" / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(Path(nnenv.__file__).with_name("__init__.py").parent / name, copy)
@@ -212,7 +253,7 @@ def all_ways(place: Path, tree: Path) -> dict[str, Way]:
     return found
 
 
-@pytest.fixture(params=["strongest", *sandbox.MODES])
+@pytest.fixture(params=sandbox.MODES)
 def way(request: pytest.FixtureRequest, all_ways: dict[str, Way]) -> Way:
     """Each mode in turn; a mode that this machine does not allow is replaced by the strongest that it does."""
     return all_ways.get(request.param) or next(iter(all_ways.values()))
@@ -240,3 +281,578 @@ def processes_with(argument: str) -> list[int]:
 
 
 # --- what a program in the sandbox can and cannot do ---------------------------------------------------------------
+
+
+def test_the_program_runs_and_its_streams_and_exit_code_come_back(way: Way) -> None:
+    """Output, errors and exit code are the program's."""
+    done = way.shell("cat; echo problem >&2; exit 7", stdin=b"fed\n")
+    assert (done.exit_code, done.stdout, done.stderr, done.limit_hit) == (7, b"fed\n", b"problem\n", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM, signal.SIGPIPE])
+def test_a_death_by_signal_is_told_as_such(way: Way, number: signal.Signals) -> None:
+    """Signals with their default action end the program: it is not process 1, and ignores none."""
+    assert way.shell(f"kill -{number.value} $$; exit 3").exit_code == -number
+
+
+def test_the_network_is_unreachable(way: Way) -> None:
+    """A server on this machine cannot be reached from the sandbox; outside, the same words reach it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        script = f"exec 3<>/dev/tcp/127.0.0.1/{server.getsockname()[1]} && echo reached"
+        control = subprocess.run(["bash", "-c", script], capture_output=True, check=False)
+        assert control.stdout == b"reached\n"
+        done = way.shell(script)
+    assert (done.exit_code, done.stdout) == (1, b"")
+
+
+def test_only_the_loopback_interface_exists(way: Way) -> None:
+    """A new network namespace holds "lo" and nothing else; without namespaces there is no /proc to ask."""
+    done = way.run("cat", "/proc/net/dev")
+    if way.mode == "restricted":
+        assert done.exit_code == 1
+    else:
+        interfaces = [line.split(":")[0].strip() for line in done.stdout.decode().splitlines()[2:]]
+        assert interfaces == ["lo"]
+
+
+def test_nothing_but_tmp_and_shm_is_writable(way: Way, tree: Path) -> None:
+    """New files, present files and the layer they are shared with stay as they are."""
+    targets = "/new /etc/new /etc/fact /usr/bin/bash /dev/new"
+    done = way.shell(
+        f"for f in {targets}; do echo changed 2>/dev/null >$f && echo wrote $f; done; cat /etc/fact; exit 0"
+    )
+    assert done.stdout == b"original\n"
+    assert (tree / "etc/fact").read_text() == "original\n"
+    assert way.shell("for d in /tmp /dev/shm; do echo yes >$d/new && cat $d/new; done").stdout == b"yes\nyes\n"
+
+
+def test_tmp_is_fresh_for_each_run(way: Way) -> None:
+    """What one run leaves in /tmp, the next does not find."""
+    assert way.shell("echo left >/tmp/left; echo left >/dev/shm/left; ls /tmp /dev/shm").stdout.count(b"left") == 2
+    assert way.shell("ls -A /tmp; ls -A /dev/shm").stdout == b""
+
+
+def test_tmp_is_bounded(way: Way) -> None:
+    """A quarter of the memory fits in one file; with a tmpfs, in all files together."""
+    fill = "head -c 12000000 /dev/zero >/tmp/a; head -c 12000000 /dev/zero >/tmp/b; head -c 20000000 /dev/zero >/tmp/c"
+    sizes = way.shell(fill + "; wc -c /tmp/a /tmp/b /tmp/c", memory_bytes=64 << 20).stdout.decode()
+    written = {name: int(size) for size, name in re.findall(r"(\d+) (\S+)", sizes)}
+    assert written["/tmp/c"] <= 16 << 20
+    if way.mode != "restricted":
+        assert written["total"] <= 16 << 20
+
+
+def test_devices_work(way: Way) -> None:
+    """The five harmless devices and the links to the streams are there, and no other device."""
+    script = (
+        "head -c 3 /dev/zero | wc -c; head -c 3 /dev/urandom | wc -c; head -c 3 /dev/random | wc -c; echo x >/dev/null;"
+        "(echo x >/dev/full) 2>/dev/null || echo full; ls /dev"
+    )
+    lines = way.shell(script).stdout.decode().split()
+    assert lines[:4] == ["3", "3", "3", "full"]
+    assert set(lines[4:]) == {"fd", "full", "null", "random", "shm", "stderr", "stdin", "stdout", "urandom", "zero"}
+    if way.mode != "restricted":
+        assert way.shell("echo x >/dev/stdout").stdout == b"x\n"
+
+
+def test_the_process_is_powerless_seen_from_outside(way: Way) -> None:
+    """The kernel's own account of a process in the sandbox: not root, no capability, no way to get any, filtered."""
+    mark = f"98{time.monotonic_ns() % 10**9}"
+    runner = threading.Thread(target=way.run, args=("sleep", mark), kwargs={"seconds": 5.0})
+    runner.start()
+    assert eventually(lambda: processes_with(mark))
+    (process,) = processes_with(mark)
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    os.kill(process, signal.SIGKILL)
+    runner.join()
+    outer = os.geteuid() or ORDINARY_USER
+    uid = outer if way.mode == "rootless" else 65532
+    assert status["Uid"].split() == [str(uid)] * 4
+    assert status["Gid"].split()[0] != "0"
+    assert status["Groups"].strip() == "" or way.mode == "rootless"
+    for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[kind], 16) == 0, kind
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+
+
+def test_a_setuid_program_gains_nothing(way: Way, tree: Path) -> None:
+    """Root's setuid bit has no effect inside; outside, it has."""
+    if AS_ROOT:
+        control = subprocess.run(
+            [tree / "usr/bin/setuid-id", "-u"], user=ORDINARY_USER, capture_output=True, check=True
+        )
+        assert control.stdout == b"0\n"
+    assert way.run("setuid-id", "-u").stdout == b"65532\n"
+    assert way.run("id", "-g").stdout == b"65532\n"
+
+
+@pytest.mark.parametrize("command", ["unshare --user true", "unshare --mount true", "mount -t tmpfs none /tmp"])
+def test_no_new_namespace_and_no_mount(way: Way, command: str) -> None:
+    """The ways to more rights are refused."""
+    done = way.shell(f"{command}; echo $?")
+    assert done.stdout.strip() not in (b"0", b"127")
+
+
+def test_the_environment_is_exactly_what_was_given(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the host gets in."""
+    monkeypatch.setenv("NNENV_SECRET", "leak")
+    done = way.run("env", environment={"WORD": "grün"})
+    assert sorted(done.stdout.decode().splitlines()) == ["PATH=/usr/bin:/bin", "WORD=grün"]
+
+
+def test_only_the_sandbox_has_processes(way: Way) -> None:
+    """The process list starts at 1 and is short; without namespaces there is none."""
+    numbers = [int(name) for name in way.run("ls", "/proc").stdout.decode().split() if name.isdigit()]
+    assert numbers == ([] if way.mode == "restricted" else [1, 2])
+
+
+def test_process_one_keeps_its_secrets(way: Way) -> None:
+    """The sandbox's own process cannot be read by the program, even where both are of one user."""
+    done = way.shell("cat /proc/1/environ /proc/1/maps; ls /proc/1/root /proc/1/fd")
+    assert done.stdout.replace(b"/proc/1/root:", b"").replace(b"/proc/1/fd:", b"").strip() == b""
+    assert done.exit_code != 0
+
+
+def test_no_descriptor_leaks_in(way: Way) -> None:
+    """Only the three streams are open."""
+    with tempfile.TemporaryFile() as open_here:
+        os.set_inheritable(open_here.fileno(), True)
+        done = way.shell("for n in {3..60}; do { : >&$n; } 2>/dev/null && echo open $n; done; exit 0")
+    assert done.stdout == b""
+
+
+def test_host_files_are_invisible(way: Way, place: Path) -> None:
+    """A file of this machine cannot be read by its path, nor by climbing."""
+    secret = place / "secret"
+    secret.write_text("secret")
+    secret.chmod(0o644)
+    done = way.shell(f"cat {secret} ../../../../..{secret} /proc/1/root{secret} /proc/self/cwd/..{secret}; ls /")
+    assert b"secret" not in done.stdout
+    assert set(done.stdout.decode().split()) == {p.name for p in (way.root).iterdir()}
+
+
+def test_the_host_name_is_not_the_hosts(way: Way) -> None:
+    """Namespaces have a name of their own."""
+    name = way.run("uname", "-n").stdout.decode().strip()
+    assert name == (os.uname().nodename if way.mode == "restricted" else "nnenv")
+
+
+# --- limits --------------------------------------------------------------------------------------------------------
+
+
+def test_time_runs_out_for_grandchildren_too(way: Way) -> None:
+    """At the time limit everything is gone, also what left its session; the control saw it running."""
+    mark = f"97{time.monotonic_ns() % 10**9}"
+    seen: list[bool] = []
+    witness = threading.Thread(target=lambda: seen.append(eventually(lambda: len(processes_with(mark)) >= 2)))
+    witness.start()
+    done = way.shell(f"(sleep {mark} & exec sleep {mark}) & disown -a; sleep 3333", seconds=1.5)
+    witness.join()
+    assert (done.limit_hit, done.exit_code) == ("time", -9)
+    assert seen == [True]
+    assert done.seconds < 8
+    assert eventually(lambda: not processes_with(mark), 0.5)
+
+
+def test_nothing_outlives_the_program(way: Way) -> None:
+    """A background process ends with the program that left it, and does not keep the run waiting."""
+    mark = f"96{time.monotonic_ns() % 10**9}"
+    done = way.shell(f"sleep {mark} & echo started", seconds=30.0)
+    assert (done.stdout, done.exit_code) == (b"started\n", 0)
+    assert done.seconds < 10
+    assert not processes_with(mark)
+
+
+def test_killing_nnenv_kills_the_sandbox(way: Way) -> None:
+    """SIGKILL for the process that runs the sandbox leaves nothing behind."""
+    way.run("bash", "-c", ":")  # composes the root
+    mark = f"95{time.monotonic_ns() % 10**9}"
+    with way.start() as child:
+        assert child.stdin
+        child.stdin.write(way.order(machine(), None, ["bash", "-c", f"sleep {mark} & sleep {mark}"]))
+        child.stdin.flush()
+        running = eventually(lambda: len(processes_with(mark)) >= 2)
+        child.kill()
+    assert running
+    assert eventually(lambda: not processes_with(mark))
+
+
+def test_too_much_output_is_cut_off(way: Way) -> None:
+    """An endless writer is stopped, and the limit is what is kept."""
+    done = way.run("cat", "/dev/zero", output_bytes=1 << 20)
+    assert (done.limit_hit, done.exit_code, len(done.stdout)) == ("output", -9, 1 << 20)
+
+
+def test_too_much_memory_ends_the_run(way: Way) -> None:
+    """A program that keeps endless bytes is stopped by the control group or by the samples."""
+    done = way.shell("tail -c 1000M /dev/zero", memory_bytes=96 << 20, seconds=60.0)
+    assert (done.limit_hit, done.stdout) == ("memory", b"")
+    assert done.exit_code != 0
+
+
+def test_samples_hold_the_memory_where_no_control_group_does(all_ways: dict[str, Way]) -> None:
+    """Without a control group the resident memory of all processes is added up, and ends the run."""
+    way = next(way for way in all_ways.values() if not way.interpreter)
+    way.shell(":")
+    script = "tail -c 40M /dev/zero | { sleep 20; cat; } | tail -c 40M | { sleep 20; cat; } | wc -c"
+    request = Run(
+        argv=["bash", "-c", script], environment=ENVIRONMENT, limits=Limits(memory_bytes=60 << 20, seconds=15)
+    )
+    bare = sandbox._Place(emulator=(), environment=ENVIRONMENT, workdir="/")
+    settings = sandbox._settings(way.mode, way.root, request, bare)
+    attempt = sandbox._Attempt(
+        settings, replace(request, limits=Limits(memory_bytes=60 << 20, seconds=15)), memory=None
+    )
+    attempt.settings["processes"] = 0
+    attempt.run()
+    assert attempt.limit_hit in ("memory", "time")
+
+
+def test_processes_are_limited(way: Way) -> None:
+    """A fork bomb runs into its limit; the control, within the limit, does not."""
+    script = "for i in {1..30}; do sleep 1 & done; wait"
+    assert b"fork" in way.shell(f"ulimit -a >/dev/null; {script}", processes=12, seconds=8.0).stderr
+    assert b"fork" not in way.shell(script, processes=200).stderr
+
+
+def test_large_streams_do_not_block_each_other(way: Way) -> None:
+    """100 MB go in and are counted; 20 MB go in and out at the same time."""
+    assert way.run("wc", "-c", stdin=bytes(100_000_000)).stdout.strip() == b"100000000"
+    content = os.urandom(1 << 20) * 20
+    assert way.run("cat", stdin=content).stdout == content
+
+
+def test_a_program_that_does_not_read_is_no_trouble(way: Way) -> None:
+    """Input nobody reads is dropped."""
+    assert way.shell("exec <&-; echo done", stdin=bytes(10_000_000)).stdout == b"done\n"
+
+
+# --- what cannot run -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("program", "reason"), [("absent", "No such file"), ("/etc/fact", "Permission denied")])
+def test_a_program_that_cannot_start_is_an_error(way: Way, program: str, reason: str) -> None:
+    """The error names the program and the kernel's reason."""
+    with pytest.raises(NnenvError) as caught:
+        way.run(program, "argument")
+    assert caught.value.code == "command-not-started"
+    assert caught.value.what == f"the image cannot run {program} argument"
+    assert any(reason in line for line in caught.value.because)
+
+
+def test_a_foreign_machine_needs_an_emulator(tree: Path) -> None:
+    """Without emulator, the error says what to install."""
+    foreign = "aarch64" if machine() == "x86_64" else "x86_64"
+    with pytest.raises(NnenvError) as caught:
+        SandboxRunner(tree, machine=foreign, environment={})
+    assert caught.value.code == "emulator-missing"
+
+
+WITHOUT_CAPABILITIES = """
+import ctypes, os, sys
+for number in map(int, sys.argv[3].split(",")):
+    assert ctypes.CDLL(None).prctl(24, number, 0, 0, 0) == 0
+os.execv(sys.argv[1], [sys.argv[1], "-c", sys.argv[2]])
+"""
+
+
+def after_losing(*capabilities: int) -> subprocess.CompletedProcess[str]:
+    """What a Python process says of the sandbox after losing those capabilities for good."""
+    asked = (
+        "from pathlib import Path; from nnenv.adapters.sandbox import *; from nnenv.errors import NnenvError\n"
+        "print(*available_modes())\n"
+        "try: SandboxRunner(Path('/nonexistent'), environment={}, machine=__import__('os').uname().machine)\n"
+        "except NnenvError as error: print(error.code, *error.because, sep='\\n')\n"
+    )
+    numbers = ",".join(map(str, capabilities))
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_CAPABILITIES, sys.executable, asked, numbers],
+        capture_output=True,
+        text=True,
+        cwd=Path(nnenv.__file__).parent.parent,
+        check=False,
+    )
+
+
+def test_a_container_without_cap_sys_admin_gets_the_restricted_mode() -> None:
+    """As in an unprivileged Docker container; without CAP_SYS_CHROOT as well there is nothing left, and it says why."""
+    sys_admin, sys_chroot = 21, 18
+    if not AS_ROOT:
+        assert set(available_modes()) <= {"rootless"}
+        return
+    assert after_losing(sys_admin).stdout.splitlines()[0] == "restricted"
+    nothing = after_losing(sys_admin, sys_chroot).stdout.splitlines()
+    assert nothing[:2] == ["", "sandbox-unavailable"]
+    assert nothing[2:5] == [
+        "namespaces: create namespaces: Operation not permitted",
+        "rootless: the caller is root, and would be root inside",
+        "restricted: change the root directory: Operation not permitted",
+    ]
+
+
+def test_it_is_a_runner(all_ways: dict[str, Way]) -> None:
+    """It satisfies the Protocol and says what reports need."""
+    way = next(way for way in all_ways.values() if not way.interpreter)
+    way.shell(":")
+    runner: Runner = SandboxRunner(way.root, machine=machine(), environment={}, mode=way.mode)
+    assert (runner.name, runner.emulated) == ("sandbox", False)
+    assert isinstance(runner, SandboxRunner)
+    assert runner.mode == way.mode
+    assert runner.has_proc is (way.mode != "restricted")
+
+
+# --- emulation -----------------------------------------------------------------------------------------------------
+
+
+def aarch64_program_that_prints_cpuinfo() -> bytes:
+    """A static ELF for AArch64 that copies the start of /proc/cpuinfo to standard output and exits with 42."""
+    base, header = 0x400000, 64 + 56
+
+    def movz(register: int, value: int) -> int:
+        return 0xD2800000 | value << 5 | register
+
+    def adr(register: int, distance: int) -> int:
+        return 0x10000000 | (distance & 3) << 29 | (distance >> 2) << 5 | register
+
+    call, instructions = 0xD4000001, 20
+    path, buffer = instructions * 4, instructions * 4 + 16
+    code = [0x92800C60, adr(1, path - 4), movz(2, 0), movz(3, 0), movz(8, 56), call]  # openat(-100, path, 0, 0)
+    code += [adr(1, buffer - 24), movz(2, 4096), movz(8, 63), call]  # read(that, buffer, 4096)
+    code += [0xAA0003E2, movz(0, 1), adr(1, buffer - 48), movz(8, 64), call]  # write(1, buffer, as many)
+    code += [movz(0, 42), movz(8, 93), call]  # exit(42)
+    code += [0xD503201F] * (instructions - len(code))  # nop
+    body = struct.pack(f"<{instructions}I", *code) + b"/proc/cpuinfo\0".ljust(16, b"\0")
+    identity = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    elf = identity + struct.pack("<HHIQQQIHHHHHH", 2, 183, 1, base + header, 64, 0, 0, 64, 56, 1, 64, 0, 0)
+    size = header + len(body)
+    return elf + struct.pack("<IIQQQQQQ", 1, 7, 0, base, base, size, size + 4096, 4096) + body
+
+
+def test_another_architecture_runs_emulated_with_its_own_cpuinfo(way: Way, place: Path) -> None:
+    """The program of a foreign architecture runs, and /proc/cpuinfo tells of its CPU, not of the host's."""
+    emulator = find_emulator("aarch64")
+    layer = place / "aarch64"
+    (layer / "usr/bin").mkdir(parents=True, exist_ok=True)
+    (layer / "usr/bin/show").write_bytes(aarch64_program_that_prints_cpuinfo())
+    (layer / "usr/bin/show").chmod(0o755)
+    foreign = replace(way, trees=(layer,), root=way.root.with_name("aarch64"))
+    if emulator is None:
+        with pytest.raises(NnenvError, match="aarch64"):
+            SandboxRunner(layer, machine="aarch64" if machine() != "aarch64" else "x86_64", environment={})
+        return
+    done = foreign.run_for("aarch64", emulator, "show")
+    assert done.exit_code == 42
+    assert b"CPU part\t: 0xd08" in done.stdout
+    assert done.stdout.count(b"processor") == os.cpu_count()
+
+
+# --- composing -----------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, text: str) -> None:
+    """Make a file and the directories above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_later_layers_win_and_directories_merge(tmp_path: Path) -> None:
+    """Files are shared by hard link, the lower layer keeps its own, links are made again, umask has no say."""
+    lower, upper, root = tmp_path / "lower", tmp_path / "upper", tmp_path / "root"
+    write(lower / "a/same", "lower")
+    write(lower / "a/only-lower", "lower")
+    (lower / "link").symlink_to("a")
+    write(upper / "a/same", "upper")
+    write(upper / "a/b/only-upper", "upper")
+    (upper / "link").symlink_to("/nowhere")
+    before = os.umask(0o077)
+    try:
+        compose_root([lower, upper], root)
+    finally:
+        os.umask(before)
+    assert {str(path.relative_to(root)) for path in root.rglob("*")} == {
+        "a", "a/b", "a/b/only-upper", "a/only-lower", "a/same", "link",
+    }  # fmt: skip
+    assert (root / "a/same").read_text() == "upper"
+    assert (lower / "a/same").read_text() == "lower"
+    assert (root / "a/same").samefile(upper / "a/same")
+    assert (root / "link").readlink() == Path("/nowhere")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (root, root / "a", root / "a/b")] == [0o755] * 3
+
+
+def test_a_layer_cannot_write_through_another_layers_link(tmp_path: Path) -> None:
+    """A path below a symbolic link of a lower layer is refused, and where the link points stays untouched."""
+    victim, lower, upper = tmp_path / "victim", tmp_path / "lower", tmp_path / "upper"
+    victim.mkdir()
+    lower.mkdir()
+    (lower / "etc").symlink_to(victim)
+    write(upper / "etc/evil", "evil")
+    with pytest.raises(NnenvError) as caught:
+        compose_root([lower, upper], tmp_path / "root")
+    assert (caught.value.code, caught.value.where) == ("layer-collision", "/etc")
+    assert list(victim.iterdir()) == []
+
+
+@pytest.mark.parametrize("lower_is_directory", [True, False])
+def test_a_file_and_a_directory_at_one_path_are_refused(tmp_path: Path, lower_is_directory: bool) -> None:
+    """Neither replaces the other."""
+    kinds = (tmp_path / "one", tmp_path / "two")
+    write(kinds[0] / "x/file", "")
+    write(kinds[1] / "x", "")
+    with pytest.raises(NnenvError) as caught:
+        compose_root(kinds if lower_is_directory else kinds[::-1], tmp_path / "root")
+    assert caught.value.code == "layer-collision"
+
+
+def test_a_tree_with_a_pipe_is_refused(tmp_path: Path) -> None:
+    """Anything but files, directories and links means that the tree is not what was extracted."""
+    (tmp_path / "tree").mkdir()
+    os.mkfifo(tmp_path / "tree/pipe")
+    with pytest.raises(NnenvError) as caught:
+        compose_root([tmp_path / "tree"], tmp_path / "root")
+    assert caught.value.code == "store-corrupt"
+    with pytest.raises(NnenvError) as caught:
+        compose_root([tmp_path / "absent"], tmp_path / "root")
+    assert caught.value.code == "store-corrupt"
+
+
+def test_another_file_system_gets_copies(tmp_path: Path) -> None:
+    """Where no link can be made the bytes, the x bit and the time are copied; later layers win there too."""
+    other = Path("/dev/shm")
+    if not os.access(other, os.W_OK) or other.stat().st_dev == tmp_path.stat().st_dev:
+        other = tmp_path
+    for name, text in (("lower", "1"), ("upper", "2")):
+        write(tmp_path / name / "program", text)
+        (tmp_path / name / "program").chmod(0o700)
+    os.utime(tmp_path / "upper/program", (7, 7))
+    with tempfile.TemporaryDirectory(dir=other) as directory:
+        root = Path(directory, "root")
+        compose_root([tmp_path / "lower", tmp_path / "upper"], root)
+        found = (root / "program").stat()
+        assert (root / "program").read_text() == "2"
+        assert found.st_mode & 0o100
+        assert found.st_mtime == 7
+
+
+@pytest.mark.parametrize("name", ["proc", "tmp", "dev"])
+def test_a_mount_point_that_is_a_link_is_refused(tmp_path: Path, name: str) -> None:
+    """An image that has a link for /tmp cannot make us mount or write elsewhere."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / name).symlink_to(victim)
+    compose_root([tmp_path / "tree"], tmp_path / "root")
+    with pytest.raises(NnenvError) as caught:
+        SandboxRunner(tmp_path / "root", machine=machine(), environment={})
+    assert caught.value.code == "layer-collision"
+    assert list(victim.iterdir()) == []
+
+
+def test_a_link_at_dev_shm_is_not_followed(way: Way, place: Path, tree: Path) -> None:
+    """An image's link for /dev/shm is replaced, and where it points keeps its mode."""
+    victim, layer = place / "victim", place / "shm-layer"
+    if not layer.exists():
+        victim.mkdir(mode=0o755)
+        (layer / "dev").mkdir(parents=True)
+        (layer / "dev/shm").symlink_to(victim)
+    done = replace(way, trees=(tree, layer), root=way.root.with_name("shm")).shell(
+        "echo yes >/dev/shm/x; cat /dev/shm/x"
+    )
+    assert done.stdout == b"yes\n"
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o755
+    assert list(victim.iterdir()) == []
+
+
+# --- the system-call filter, for both machines, in a simulator -----------------------------------------------------
+
+
+def verdict(program: bytes, architecture: int, number: int, argument: int = 0) -> int:
+    """What the kernel would return for one system call: a small interpreter of classic BPF."""
+    memory = struct.pack("<IIQ6Q", number, architecture, 0, argument, 0, 0, 0, 0, 0)
+    instructions = list(struct.iter_unpack("=HBBI", program))
+    position = accumulator = 0
+    while True:
+        code, if_true, if_false, constant = instructions[position]
+        position += 1
+        if code == 0x06:
+            return constant
+        if code == 0x20:
+            (accumulator,) = struct.unpack_from("<I", memory, constant)
+            continue
+        tests = {0x15: accumulator == constant, 0x35: accumulator >= constant, 0x45: bool(accumulator & constant)}
+        position += if_true if tests[code] else if_false
+
+
+ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+
+
+@pytest.mark.parametrize("name", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("families", [sandbox_init.AF_WITHOUT_NAMESPACE, sandbox_init.AF_VISIBLE_IN_NAMESPACE])
+def test_the_filter_decides_as_its_tables_say(name: str, families: tuple[int, ...]) -> None:
+    """Sockets by family, forbidden calls, namespace flags, foreign ABIs; everything else passes."""
+    program = sandbox_init.system_call_filter(name, families)
+    column = list(sandbox_init.AUDIT_ARCHITECTURE).index(name)
+    own = sandbox_init.AUDIT_ARCHITECTURE[name]
+    af_unix, af_inet, af_packet, af_vsock = 1, 2, 17, 40
+    for family in (af_unix, af_inet, af_packet, af_vsock):
+        expected = ALLOW if family in families else ERRNO | errno.EAFNOSUPPORT
+        assert verdict(program, own, sandbox_init.SOCKET[column], family) == expected
+    forbidden = {numbers[column] for numbers in sandbox_init.FORBIDDEN_CALLS.values()}
+    special = {sandbox_init.SOCKET[column], sandbox_init.CLONE[column], sandbox_init.CLONE3[column]}
+    assert len(forbidden) == len(sandbox_init.FORBIDDEN_CALLS)
+    for number in range(470):
+        if number not in special:
+            expected = ERRNO | errno.EPERM if number in forbidden else ALLOW
+            assert verdict(program, own, number) == expected, number
+    thread, new_user_namespace, sigchld = 0x3D0F00, 0x10000000, 17
+    assert verdict(program, own, sandbox_init.CLONE[column], thread) == ALLOW
+    assert verdict(program, own, sandbox_init.CLONE[column], sigchld) == ALLOW
+    assert verdict(program, own, sandbox_init.CLONE[column], new_user_namespace | sigchld) == ERRNO | errno.EPERM
+    assert verdict(program, own, sandbox_init.CLONE3[column]) == ERRNO | errno.ENOSYS
+    i386 = 0x40000003
+    assert verdict(program, i386, 1) == KILL
+    if name == "x86_64":
+        assert verdict(program, own, 0x40000000 | 41, af_inet) == ERRNO | errno.ENOSYS
+
+
+# --- facts about the host ------------------------------------------------------------------------------------------
+
+
+def test_host_facts_of_both_machines(tmp_path: Path) -> None:
+    """Names and flags come from the first processor; an unreadable file gives empty facts, not an error."""
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(
+        "processor\t: 0\nmodel name\t: A CPU\nflags\t\t: fpu avx2 fma lm\n\nprocessor\t: 1\nmodel name\t: B\n"
+    )
+    facts = host_facts(cpuinfo)
+    assert (facts.cpu_model, facts.isa) == ("A CPU", ("avx2", "fma"))
+    cpuinfo.write_text("processor\t: 0\nFeatures\t: fp asimd sve\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n")
+    facts = host_facts(cpuinfo)
+    assert (facts.cpu_model, facts.isa) == ("Arm Neoverse-N1", ("asimd", "sve"))
+    facts = host_facts(tmp_path / "absent")
+    assert (facts.cpu_model, facts.isa) == ("", ())
+    assert facts.processors >= 1
+    assert facts.kernel.startswith("Linux ")
+
+
+def test_only_a_static_emulator_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dynamic program of that name would find no library inside the image."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_emulator("aarch64") is None
+    dynamic = shutil.which("sleep", path="/usr/bin:/bin")
+    assert dynamic
+    shutil.copyfile(dynamic, tmp_path / "qemu-aarch64-static")
+    (tmp_path / "qemu-aarch64-static").chmod(0o755)
+    assert find_emulator("aarch64") is None
+    (tmp_path / "qemu-aarch64").write_bytes(aarch64_program_that_prints_cpuinfo())
+    (tmp_path / "qemu-aarch64").chmod(0o755)
+    assert find_emulator("aarch64") == tmp_path / "qemu-aarch64"
+    assert not is_static_program(tmp_path / "absent")
+
+
+def test_kernel_settings_against_user_namespaces_are_named(tmp_path: Path) -> None:
+    """Each closed setting gives a line; what a kernel does not have is no obstacle."""
+    assert user_namespace_obstacles(tmp_path) == ()
+    write(tmp_path / "user/max_user_namespaces", "0\n")
+    write(tmp_path / "kernel/unprivileged_userns_clone", "1\n")
+    assert user_namespace_obstacles(tmp_path) == ("user.max_user_namespaces is 0",)

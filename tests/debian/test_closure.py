@@ -15,7 +15,9 @@ from nnenv.resolve.debian import Closure, close
 from nnenv.resolve.debian_facts import debian_facts
 from tests.debian.catalog import TextCatalog
 
-CASES: list[dict[str, Any]] = tomllib.loads(Path(__file__).with_name("closures.toml").read_text(encoding="utf-8"))["case"]
+CASES: list[dict[str, Any]] = tomllib.loads(Path(__file__).with_name("closures.toml").read_text(encoding="utf-8"))[
+    "case"
+]
 
 
 def closure_of(case: dict[str, Any], roots: list[str]) -> Closure:

@@ -148,8 +148,9 @@ def _zip64_end(honest: Mapping[str, int], position: int, overrides: Mapping[str,
     locator = {"locator_disk": 0, "locator_offset": position, "disks": 1}
     stated = {"record_size": 44, **honest, **locator, **overrides}
     record = struct.pack("<4sQ2H", b"PK\x06\x06", stated["record_size"], 45, 45)
-    record += struct.pack("<2I4Q", *(stated[key] for key in ("disk", "central_disk", "here", "count")),
-                          stated["size"], stated["offset"])
+    record += struct.pack(
+        "<2I4Q", *(stated[key] for key in ("disk", "central_disk", "here", "count")), stated["size"], stated["offset"]
+    )
     return record + struct.pack("<4sIQI", b"PK\x06\x07", *(stated[key] for key in locator))
 
 
@@ -252,11 +253,14 @@ def ar(*members: bytes) -> bytes:
 
 def deb(*, control: bytes | None = None, data: bytes | None = None, after: bytes = b"") -> bytes:
     """A package with uncompressed control archive and gzipped data."""
-    return ar(
-        ar_member("debian-binary", b"2.0\n"),
-        ar_member("control.tar", control_tar() if control is None else control),
-        ar_member("data.tar.gz", compressed("gz", tar()) if data is None else data),
-    ) + after
+    return (
+        ar(
+            ar_member("debian-binary", b"2.0\n"),
+            ar_member("control.tar", control_tar() if control is None else control),
+            ar_member("data.tar.gz", compressed("gz", tar()) if data is None else data),
+        )
+        + after
+    )
 
 
 def compressed(compression: str, content: bytes) -> bytes:

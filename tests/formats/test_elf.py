@@ -107,7 +107,9 @@ def small_elf(
     identity: bytes = b"\x7fELF\x02\x01\x01" + bytes(9),
 ) -> bytes:
     """A shared object of one PT_LOAD over the whole file; strings at 0x1000, `tail` behind them."""
-    table = b"".join(struct.pack("<qQ", tag, value) for tag, value in [*dynamic, (5, 0x1000), (10, len(strings)), (0, 0)])
+    table = b"".join(
+        struct.pack("<qQ", tag, value) for tag, value in [*dynamic, (5, 0x1000), (10, len(strings)), (0, 0)]
+    )
     body = (strings + tail).ljust(0x800, b"\0")
     size = 0x1000 + len(body)
     header = struct.pack("<16sHHIQQQIHHHHHH", identity, kind, machine, 1, 0, 64, 0, 0, 64, 56, 2, 64, 0, 0)
@@ -202,8 +204,9 @@ def test_damage_never_escapes_as_another_exception() -> None:
                 assert error.code == "archive-refused"
 
 
-def test_the_running_interpreter_is_dynamic(tmp_path: Path) -> None:
+def test_the_running_interpreter_is_dynamic() -> None:
     """The executable itself, not only libraries, is read, also through a file on disk."""
-    facts = read_elf(Path(sys.executable).resolve().open("rb"), "python")
+    with Path(sys.executable).resolve().open("rb") as stream:
+        facts = read_elf(stream, "python")
     assert facts is not None
     assert any(name.startswith("libc.so") for name in facts.needed)

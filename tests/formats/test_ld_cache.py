@@ -84,7 +84,10 @@ def test_order_is_that_of_glibc() -> None:
 def test_the_first_directory_wins() -> None:
     """Entries of one name keep the given order, which is the order of the search path."""
     cache = write_ld_cache([entry("liba.so.1", "/opt/liba.so.1"), entry("libb.so.1"), entry("liba.so.1")])
-    assert [path for soname, path in strings_of(cache) if soname == "liba.so.1"] == ["/opt/liba.so.1", "/usr/lib/liba.so.1"]
+    assert [path for soname, path in strings_of(cache) if soname == "liba.so.1"] == [
+        "/opt/liba.so.1",
+        "/usr/lib/liba.so.1",
+    ]
 
 
 def test_the_order_of_names_does_not_matter() -> None:
@@ -98,7 +101,7 @@ def test_the_order_of_names_does_not_matter() -> None:
 )
 def test_what_the_format_cannot_say_is_refused(wrong: CacheEntry) -> None:
     """A relative path, another machine, or a name outside ASCII never reaches the file."""
-    with pytest.raises(ValueError, match="not|no "):
+    with pytest.raises(ValueError, match=r"not|no "):
         write_ld_cache([wrong])
 
 

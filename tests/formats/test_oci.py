@@ -120,9 +120,7 @@ def test_manifest_states_media_types_and_titles() -> None:
 )
 def test_index_names_the_image_for_both_kinds_of_reader(reference: str, full: str) -> None:
     """Layout tools find the tag, containerd the full name, and everybody the platform."""
-    index = json.loads(
-        image_index(manifest_digest=DIGEST, manifest_size=5, architecture="amd64", reference=reference)
-    )
+    index = json.loads(image_index(manifest_digest=DIGEST, manifest_size=5, architecture="amd64", reference=reference))
     (descriptor,) = index["manifests"]
     assert index["mediaType"] == "application/vnd.oci.image.index.v1+json"
     assert descriptor["annotations"] == {

@@ -378,9 +378,7 @@ def test_content_is_checked_before_the_last_chunk_is_given() -> None:
 
 def test_archive_cut_off_while_being_read_is_refused() -> None:
     """A member that lies beyond the end of the stream is named."""
-    beyond = ZipMember(
-        name="a", method=0, crc32=0, compressed_size=9, size=9, data_offset=100, executable=False
-    )
+    beyond = ZipMember(name="a", method=0, crc32=0, compressed_size=9, size=9, data_offset=100, executable=False)
     with pytest.raises(NnenvError) as caught:
         read_member(io.BytesIO(b"short"), beyond)
     assert "ends inside" in caught.value.because[0]

@@ -89,7 +89,9 @@ def test_hard_links_move_with_their_target() -> None:
 def test_a_hard_link_to_documentation_becomes_a_file() -> None:
     """A kept link whose target is left out holds the bytes itself."""
     archive = Archive()
-    deb = archive.package("p", {"usr/share/doc/p/example": b"text"}, hardlinks={"usr/share/p/example": "usr/share/doc/p/example"})
+    deb = archive.package(
+        "p", {"usr/share/doc/p/example": b"text"}, hardlinks={"usr/share/p/example": "usr/share/doc/p/example"}
+    )
     entry = entries_of(deb)["usr/share/p/example"]
     assert entry.kind == "file"
     assert entry.content is not None

@@ -199,7 +199,8 @@ def test_status_lists_every_package_as_installed() -> None:
     assert package_status(debs).decode() == (
         "Package: a\nStatus: install ok installed\nVersion: 2:1-1\nArchitecture: amd64\nDescription: a\n"
         "\n"
-        "Package: b\nStatus: install ok installed\nVersion: 1.0-1\nArchitecture: amd64\nDepends: a,\n c\nDescription: b\n"
+        "Package: b\nStatus: install ok installed\nVersion: 1.0-1\nArchitecture: amd64\n"
+        "Depends: a,\n c\nDescription: b\n"
     )
 
 
