@@ -497,6 +497,7 @@ def _memory_group(limit: int) -> _MemoryGroup | None:
     for version, parent in _memory_parents():
         path = parent / name
         try:
+            _remove_abandoned(parent)
             path.mkdir()
         except OSError:
             continue
@@ -514,6 +515,15 @@ def _memory_group(limit: int) -> _MemoryGroup | None:
             (path / swap).write_text(str(value), encoding="ascii")
         return _MemoryGroup(path=path, version=version)
     return None
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the groups of nnenv processes that were killed; the kernel refuses while anything runs in one."""
+    for path in parent.glob("nnenv-*-*"):
+        owner = path.name.split("-")[1]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
 
 def _memory_parents() -> Iterator[tuple[int, Path]]:

@@ -279,6 +279,7 @@ class Store:
         self.root = root
         self._trust_stamps = trust_stamps
         self._verified: dict[Sha256, Stamp] = {}
+        self._whole_trees: set[str] = set()
         self._workspace: Path | None = None
         self._workspace_process = 0
         self._leave: Callable[[], object] = int
@@ -419,16 +420,18 @@ class Store:
     def tree(self, key: str, build: Callable[[Path], None]) -> Path:
         """The directory that `build` fills when it is called with a new, empty one; built once for all processes.
 
-        Names, modes, sizes and mtimes are compared on each use: a tree that was changed is built again.
+        Everything in it is hashed when a process first uses it: a tree that was changed is built again.
         `key` is made of lower-case letters, digits, `-` and `_`.
         """
         if not re.fullmatch(r"[0-9a-z][0-9a-z_-]{0,199}", key):
             raise ValueError(f"not a tree key: {key!r}")
         place = self.root / "trees" / key
-        if not self._intact(place):
-            with self.lock(f"tree-{key}"):
-                if not self._intact(place):
-                    self._build(place, build)
+        if key not in self._whole_trees:
+            if not self._intact(place):
+                with self.lock(f"tree-{key}"):
+                    if not self._intact(place):
+                        self._build(place, build)
+            self._whole_trees.add(key)
         return place
 
     @contextmanager
@@ -592,6 +595,8 @@ class Store:
             sync_directory(path.parent)
 
     def _intact(self, place: Path) -> bool:
+        if not guarded("verify"):
+            return place.is_dir() and _marker(place).exists()
         try:
             return _marker(place).read_bytes() == _listing(place)
         except OSError:
@@ -794,21 +799,24 @@ def _marker(place: Path) -> Path:
 
 
 def _listing(top: Path) -> bytes:
-    """The sha256 of the sorted names, modes, sizes and mtimes below `top`, as a marker's line.
+    """The sha256 over the sorted names, modes and contents below `top`, as a marker's line.
 
-    Directories' mtimes are left out (a rename may touch them), ctimes too (a hard link into a sandbox does).
+    No times: a rename touches a directory's mtime, a hard link into a sandbox a file's ctime.
     """
     digest = hashlib.sha256()
     pending = [top]
     while pending:
         directory = pending.pop()
         for entry in sorted(os.scandir(directory), key=lambda entry: os.fsencode(entry.name)):
-            status = entry.stat(follow_symlinks=False)
             path = Path(entry.path)
-            digest.update(os.fsencode(path.relative_to(top)) + f"\0{status.st_mode:o}".encode())
-            if entry.is_dir(follow_symlinks=False):
+            mode = entry.stat(follow_symlinks=False).st_mode
+            digest.update(os.fsencode(entry.path[len(str(top)) :]) + f"\0{mode:o}\0".encode())
+            if entry.is_symlink():
+                digest.update(os.fsencode(path.readlink()))
+            elif entry.is_dir():
                 pending.append(path)
             else:
-                digest.update(f" {status.st_size} {status.st_mtime_ns}".encode())
+                with path.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
             digest.update(b"\0")
     return digest.hexdigest().encode() + b"\n"

@@ -89,7 +89,7 @@ def test_index_of_provides() -> None:
     assert index.providers("mawk") == ()
 
 
-@given(st.lists(st.from_regex(r"[a-z0-9]{1,3}\Z"), max_size=300))
+@given(st.lists(st.from_regex(r"\A[a-z0-9]{1,3}\Z"), max_size=300))
 def test_every_name_is_found_and_no_other(names: list[str]) -> None:
     """Whatever the names and wherever blocks are cut, a look-up gives exactly the paragraphs of that name."""
     filler = "x" * 2000
