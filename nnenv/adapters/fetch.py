@@ -40,11 +40,11 @@ class Download:
     """Addresses in the order to try, or who knows them: asked only if the file is not in the store."""
 
 
-class _Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
+class _Stopped(Exception):
     """Another thread has ended the whole."""
 
 
-class _WrongBytes(Exception):  # noqa: N818 - becomes an NnenvError once every address was tried
+class _WrongBytes(Exception):
     """An address gave bytes that are not the locked ones."""
 
 

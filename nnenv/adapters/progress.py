@@ -81,7 +81,8 @@ class _PlainTask:
         if seconds < _WORTH_SAYING:
             return
         # One write, so that the lines of several threads do not mix.
-        self._stream.write(f"{self._title}: {readable_bytes(self._done)} in {seconds:.1f} s\n")
+        amount = f"{readable_bytes(self._done)} in " if self._done else ""
+        self._stream.write(f"{self._title}: {amount}{seconds:.1f} s\n")
         self._stream.flush()
 
 

@@ -58,7 +58,7 @@ Stamp = tuple[int, int, int, int, int]
 """Device, inode, size, mtime and ctime in nanoseconds. A user can set mtime back, but not ctime."""
 
 
-class StoreCorrupt(NnenvError):  # noqa: N818 - named like its code
+class StoreCorrupt(NnenvError):
     """An entry did not hash to its name; it is in quarantine, so fetching or making it again heals the store."""
 
     def __init__(self, sha256: Sha256, path: Path, reason: str, moved: Path | None) -> None:
@@ -72,7 +72,7 @@ class StoreCorrupt(NnenvError):  # noqa: N818 - named like its code
         self.sha256 = sha256
 
 
-class StoreMissing(NnenvError):  # noqa: N818 - named like its code
+class StoreMissing(NnenvError):
     """An entry is not in the store."""
 
     def __init__(self, sha256: Sha256, path: Path) -> None:

@@ -86,7 +86,7 @@ def _session(arguments: argparse.Namespace) -> Session:
 
     project = Path(arguments.directory)
     if not project.is_dir():
-        raise NnenvError("usage", f"{project} is not a folder", where="-C", fix=["name an existing folder"], exit_code=2)
+        raise NnenvError("usage", f"{project} is not a folder", where="-C", fix=["name a folder"], exit_code=2)
     root = Path(arguments.store).expanduser().absolute() if arguments.store else default_root(os.environ)
     return Session(
         project=project,
@@ -145,9 +145,7 @@ def _fetch(session: Session, arguments: argparse.Namespace) -> int:
     from nnenv.workflows.building import fetch_targets
     from nnenv.workflows.healing import healed
 
-    fetched = healed(
-        lambda: fetch_targets(session, targets_of(arguments), frozen=arguments.frozen), _notice(arguments)
-    )
+    fetched = healed(lambda: fetch_targets(session, targets_of(arguments), frozen=arguments.frozen), _notice(arguments))
     count, size = len(fetched), sum(artifact.size for artifact in fetched)
     document = {"ok": True, "files": count, "bytes": size}
     _print(
@@ -213,8 +211,10 @@ def _record(session: Session, arguments: argparse.Namespace) -> int:
         arguments,
         "test record",
         {"ok": True, "cases": list(recorded.cases), "kind": recorded.kind, "notes": list(recorded.notes)},
-        lambda: "".join(f"recorded {case}\n" for case in recorded.cases)
-        + "".join(f"note: {note}\n" for note in recorded.notes)
-        + f"these cases are {recorded.kind}; run `nnenv lock` next\n",
+        lambda: (
+            "".join(f"recorded {case}\n" for case in recorded.cases)
+            + "".join(f"note: {note}\n" for note in recorded.notes)
+            + f"these cases are {recorded.kind}; run `nnenv lock` next\n"
+        ),
     )
     return 0

@@ -9,7 +9,6 @@ from nnenv.cli.render import Palette, bytes_text, short, table
 from nnenv.spec.artifact import Kind
 from nnenv.spec.lockfile import LOCK_NAME, Lockfile, TargetLock
 from nnenv.verify.ladder import Status, Verdict
-from nnenv.verify.report import report_json
 
 if TYPE_CHECKING:
     from nnenv.verify.report import CaseReport, Report
@@ -43,10 +42,13 @@ def _target_json(lockfile: Lockfile, target: TargetLock) -> dict[str, Any]:
 
 
 def changes(old: Lockfile | None, new: Lockfile) -> list[str]:
-    """One line per package that came, went or moved, by target."""
+    """One line per new target, and per package that came, went or moved in another."""
     lines = []
     for target in new.targets:
-        before = _versions(old, old.target(target.name)) if old else {}
+        if old is None or old.target(target.name) is None:
+            lines.append(f"+ target {target.name}")
+            continue
+        before = _versions(old, old.target(target.name))
         after = _versions(new, target)
         for name in sorted({*before, *after}):
             if name not in before:
@@ -71,9 +73,7 @@ def lock_text(outcome: LockOutcome, options: LockOptions, palette: Palette) -> s
     for target in lockfile.targets:
         size = sum(artifact.size for artifact in lockfile.artifacts_of(target) if artifact.kind is not Kind.FILE)
         counts = (str(len(target.wheels)), str(len(target.debs)), str(len(target.models)))
-        rows.append(
-            (target.name, target.platform, target.os, target.python, target.glibc, *counts, bytes_text(size))
-        )
+        rows.append((target.name, target.platform, target.os, target.python, target.glibc, *counts, bytes_text(size)))
     moved = [] if outcome.previous is None else changes(outcome.previous, lockfile)
     text = "".join(f"{line}\n" for line in moved) + table(rows, right=frozenset({5, 6, 7, 8}))
     if not outcome.changed:
@@ -130,6 +130,8 @@ def build_text(built: Sequence[Built], palette: Palette) -> str:
 
 def verify_json(results: Sequence[Verified], ok: bool) -> dict[str, Any]:
     """What `nnenv verify --json` prints."""
+    from nnenv.verify.report import report_json
+
     return {
         "ok": ok,
         "reports": [{**report_json(result.report), "statement": str(result.statement)} for result in results],

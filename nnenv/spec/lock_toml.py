@@ -108,16 +108,12 @@ def _body(lockfile: Lockfile) -> Iterator[str]:
 def _present(**values: object) -> dict[str, object]:
     """The given keys, `_` as `-`, without None, empty strings and empty sequences."""
     return {
-        key.replace("_", "-"): value
-        for key, value in values.items()
-        if value is not None and value != "" and value != () and value != []
+        key.replace("_", "-"): value for key, value in values.items() if value is not None and value not in ("", (), [])
     }
 
 
 def _release_values(release: ReleaseLock) -> dict[str, object]:
-    return _present(
-        suite=release.suite, architecture=release.architecture, date=release.date, sha256=release.sha256
-    )
+    return _present(suite=release.suite, architecture=release.architecture, date=release.date, sha256=release.sha256)
 
 
 def _target_values(target: TargetLock, lockfile: Lockfile) -> dict[str, object]:

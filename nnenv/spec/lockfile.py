@@ -200,9 +200,7 @@ class Lockfile:
         )
 
 
-def digests_used(
-    targets: Iterable[TargetLock], models: Iterable[ModelLock], files: Iterable[FileLock]
-) -> set[Sha256]:
+def digests_used(targets: Iterable[TargetLock], models: Iterable[ModelLock], files: Iterable[FileLock]) -> set[Sha256]:
     """Every artifact that these targets, models and files refer to."""
     used = {digest for target in targets for digest in (*target.wheels, *target.debs, *target.tools)}
     used.update(file.sha256 for file in files)

@@ -57,9 +57,7 @@ def _from_project(session: Session, artifact: Artifact) -> None:
         ) from None
 
 
-def _addresses(
-    session: Session, artifact: Artifact, indexes: PythonIndexes, os: str
-) -> Callable[[], list[str]]:
+def _addresses(session: Session, artifact: Artifact, indexes: PythonIndexes, os: str) -> Callable[[], list[str]]:
     """The addresses, asked for only when the download begins."""
     if artifact.kind is Kind.WHEEL:
         return partial(_of_wheel, indexes, artifact)

@@ -58,11 +58,14 @@ def keep_inputs(session: Session, inputs: Inputs) -> None:
 
 def check_cases(session: Session, manifest: Manifest, inputs: Inputs) -> None:
     """Bind every test case to its model's inputs and outputs; NnenvError `case-invalid` if one does not fit."""
-    from nnenv.verify.cases import bind
+    from nnenv.verify.cases import bind, parse_case_toml
 
     for spec, model in zip(manifest.models, inputs.models, strict=True):
         facts = onnx_facts(session, spec.path)
         for case in model.cases:
+            if case.settings is not None:
+                path = inputs.artifacts[case.settings].origin.removeprefix("file:")
+                parse_case_toml(_text(session, path), path)
             files = _case_files(session, case, inputs)
             bind(files, [item.name for item in facts.inputs], [item.name for item in facts.outputs])
 
@@ -73,15 +76,20 @@ def onnx_facts(session: Session, path: str) -> OnnxFacts:
         return read_onnx(stream, path)
 
 
+def _text(session: Session, path: str) -> str:
+    try:
+        return read_inside(session.project, path, 1 << 20).decode()
+    except UnicodeDecodeError:
+        raise NnenvError("case-invalid", f"{path} is not UTF-8", where=path, fix=["save it as UTF-8"]) from None
+
+
 def _case_files(session: Session, case: CaseLock, inputs: Inputs) -> CaseFiles:
     from nnenv.verify.cases import CaseFiles
 
     files = {}
     for digest in dict.fromkeys((*case.inputs, *case.expected)):
         artifact = inputs.artifacts[digest]
-        files[artifact.filename] = read_inside(
-            session.project, artifact.origin.removeprefix("file:"), _CASE_FILE_LIMIT
-        )
+        files[artifact.filename] = read_inside(session.project, artifact.origin.removeprefix("file:"), _CASE_FILE_LIMIT)
     # two files of a case may have equal bytes and so be one artifact: names come from their roles
     roles = {}
     for role, digests in (("input", case.inputs), ("output", case.expected)):
@@ -157,30 +165,18 @@ def _layout_case(
             because=["expected input_0.pb, output_0.pb, ... or folders test_data_set_0, ... or .npz files"],
             fix=["correct `data` in model.toml, or make cases with `nnenv test record`"],
         )
-    return CaseLock(
-        name=path, inputs=tensors("input"), expected=expected, settings=settings, tolerance=test.tolerance
-    )
+    return CaseLock(name=path, inputs=tensors("input"), expected=expected, settings=settings, tolerance=test.tolerance)
 
 
-def _npz_case(
-    session: Session, path: str, test: CaseSpec, inputs: Inputs, settings: Sha256 | None = None
-) -> CaseLock:
+def _npz_case(session: Session, path: str, test: CaseSpec, inputs: Inputs, settings: Sha256 | None = None) -> CaseLock:
     digest = _artifact(session, path, Kind.CASE, path, "", inputs).sha256
     return CaseLock(name=path, inputs=(digest,), expected=(digest,), settings=settings, tolerance=test.tolerance)
 
 
 def _settings(session: Session, path: str, names: list[str], inputs: Inputs) -> Sha256 | None:
-    from nnenv.verify.cases import parse_case_toml
-
     if "case.toml" not in names:
         return None
-    where = f"{path}/case.toml"
-    text = read_inside(session.project, where, 1 << 20)
-    try:
-        parse_case_toml(text.decode(), where)
-    except UnicodeDecodeError:
-        raise NnenvError("case-invalid", f"{where} is not UTF-8", where=where, fix=["save it as UTF-8"]) from None
-    return _artifact(session, where, Kind.CASE, path, "", inputs).sha256
+    return _artifact(session, f"{path}/case.toml", Kind.CASE, path, "", inputs).sha256
 
 
 def _listing(session: Session, path: str) -> list[str]:
@@ -195,15 +191,12 @@ def _listing(session: Session, path: str) -> list[str]:
         )
     if not folder.resolve().is_relative_to(session.project.resolve()):
         raise NnenvError("path-escapes", f"{path} leads outside of the project", where=path, fix=["copy the files in"])
-    return sorted(os.listdir(folder))
+    return sorted(path.name for path in folder.iterdir())
 
 
 def _application_files(session: Session, source: str, destination: str, inputs: Inputs) -> Iterator[FileLock]:
     base = session.project / source
-    if base.is_dir():
-        paths = sorted(_regular_files(session, base), key=lambda path: path.as_posix())
-    else:
-        paths = [base]
+    paths = sorted(_regular_files(session, base), key=Path.as_posix) if base.is_dir() else [base]
     if len(paths) > _FILES_LIMIT:
         raise NnenvError(
             "manifest-invalid",

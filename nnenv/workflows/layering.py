@@ -259,9 +259,7 @@ class LayerMaker:
                     texts[f"{SHARE}/{path}"] = write_tensor(name, array)
                     roles[role].append({"file": path, "name": name})
             settings = under_test.settings
-            listed.append(
-                {"name": lock.name, **roles, "limits": dict(settings.tolerance), "axes": dict(settings.axes)}
-            )
+            listed.append({"name": lock.name, **roles, "limits": dict(settings.tolerance), "axes": dict(settings.axes)})
         return {
             "name": model.name,
             "path": "/" + model_path(model.name, artifact),

@@ -71,11 +71,15 @@ def record_cases(session: Session, options: RecordOptions) -> Recorded:
     maker, documents = assemble(session, lockfile, target)
     with open_runner(session, maker, documents, options.runner) as runner:
         outputs = _run(runner, "/" + model_path(model.name, artifact), model, inputs)
-    notes = [_cross_checked(session, artifact.origin.removeprefix("file:"), inputs, outputs)] if options.cross_check else []
+    notes = (
+        [_cross_checked(session, artifact.origin.removeprefix("file:"), inputs, outputs)] if options.cross_check else []
+    )
     settings = CaseSettings(
         kind=CaseKind.GOLDEN if options.cross_check else CaseKind.SELFTEST,
         model_sha256=model.file,
-        provenance="; ".join([f"recorded by nnenv in target {target.name}, onnxruntime without graph optimization", *notes]),
+        provenance="; ".join(
+            [f"recorded by nnenv in target {target.name}, onnxruntime without graph optimization", *notes]
+        ),
     )
     names = _write(session, folder, inputs, outputs, settings)
     if _declare(session, model.name, folder):

@@ -80,9 +80,10 @@ class Session:
     @contextmanager
     def python_indexes(self, manifest: Manifest | None) -> Iterator[PythonIndexes]:
         """The configured Python indexes, with the names that the manifest binds."""
+        from packaging.utils import canonicalize_name
+
         from nnenv.adapters.pip_config import index_configuration
         from nnenv.adapters.python_index import PythonIndexes, Source
-        from packaging.utils import canonicalize_name
 
         bound = {
             str(canonicalize_name(name)): Source(origin=f"python:{index.name}", url=index.url.rstrip("/"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,7 @@ class VerifyOptions:
 
     runner: str = "auto"
     frozen: bool = False
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,10 @@ def closure_check(maker: LayerMaker, target: TargetLock) -> Check:
 def _closure_findings(found: ClosureReport) -> tuple[Finding, ...]:
     return (
         *(Finding(code="soname-missing", what=text) for text in found.missing),
-        *(Finding(code="foreign-machine", what="an ELF file for another machine", where=path) for path in found.foreign),
+        *(
+            Finding(code="foreign-machine", what="an ELF file for another machine", where=path)
+            for path in found.foreign
+        ),
     )
 
 

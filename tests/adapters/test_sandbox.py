@@ -385,6 +385,38 @@ def test_the_process_is_powerless_seen_from_outside(way: Way) -> None:
     assert status["Seccomp"] == "2"
 
 
+PRIVILEGED_CALLER = """
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None)
+header, sets = struct.pack("=Ii", 0x20080522, 0), ctypes.create_string_buffer(24)
+assert libc.capget(header, sets) == 0
+low_effective, low_permitted, _, high_effective, high_permitted, _ = struct.unpack("=6I", sets.raw)
+inheritable = struct.pack("=6I", low_effective, low_permitted, low_permitted, high_effective, high_permitted, 0)
+assert libc.capset(header, inheritable) == 0
+if os.geteuid() == 0:
+    os.setgroups([4, 24])
+os.execv(sys.executable, [sys.executable, "-c", sys.argv[1]])
+"""
+"""Makes its capabilities inheritable and joins groups, as some container engines do, then obeys REMOTE."""
+
+
+def test_groups_and_inheritable_capabilities_of_the_caller_stay_outside(all_ways: dict[str, Way]) -> None:
+    """A caller with more groups and inheritable capabilities gives none of them to the program."""
+    for way in [way for way in all_ways.values() if way.child is None]:
+        command = [sys.executable, "-c", PRIVILEGED_CALLER, REMOTE]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=way.package, env={"PATH": os.environ["PATH"]}
+        ) as child:
+            if AS_ROOT:
+                assert eventually(lambda: "4 24" in Path(f"/proc/{child.pid}/status").read_text())
+            with sleeping(replace(way, child=child)) as process:
+                status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines())
+            child.communicate()
+        assert int(status["CapInh"], 16) == 0
+        if AS_ROOT:
+            assert status["Groups"].strip() == ""
+
+
 def test_no_descriptor_leaks_in(way: Way) -> None:
     """Only the three streams are open, whatever nnenv has open and inheritable."""
     with tempfile.TemporaryFile() as open_here:

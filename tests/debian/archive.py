@@ -121,7 +121,7 @@ class MemoryCache:
 
 
 def release_text(suite: str, packages: str, **changes: str) -> str:
-    """The Release of `suite`; `changes` replace fields (`Valid_Until` for `Valid-Until`), an empty value removes one."""
+    """The Release of `suite`; `changes` replace fields (`Valid_Until`: Valid-Until), an empty value removes one."""
     compressed = lzma.compress(packages.encode())
     fields = {
         "Origin": "Debian",

@@ -1,0 +1,317 @@
+"""Make a new lock: for each target the Debian closure of the interpreter fixes Python and glibc, these fix the wheels,
+the wheels' shared libraries fix what else the OS must bring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from nnenv.adapters.python_index import PythonIndexes
+from nnenv.errors import NnenvError
+from nnenv.formats.debian_version import upstream
+from nnenv.resolve.debian import Closure, close
+from nnenv.resolve.debian_catalog import DebianCatalog, DebRecord
+from nnenv.resolve.debian_facts import DebianRelease, debian_facts, debian_release
+from nnenv.resolve.debian_soname import package_for_soname
+from nnenv.resolve.python import ChosenWheel, PythonPolicy, resolve_wheels
+from nnenv.resolve.python_target import PythonTarget
+from nnenv.resolve.sonames import demanded_sonames, providers_of
+from nnenv.spec.artifact import Artifact, Kind, Sha256
+from nnenv.spec.lock_toml import write_lock
+from nnenv.spec.lockfile import Lockfile, ReleaseLock, TargetLock, artifact_order, digests_used
+from nnenv.spec.manifest import Manifest, TargetSpec, meaning
+from nnenv.workflows.facts import wheel_facts
+from nnenv.workflows.fetching import fetch_artifacts
+from nnenv.workflows.inputs import Inputs, check_cases, keep_inputs
+from nnenv.workflows.session import Session
+
+MACHINES: Mapping[str, str] = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
+BUILD_ARCHITECTURE = "amd64"
+"""Where bytecode is made when a target's own interpreter cannot run on the build machine."""
+RUNTIME = ("numpy", "onnxruntime")
+"""What the standard inference test needs inside an image that holds ONNX models."""
+
+
+@dataclass(slots=True)
+class _Draft:
+    """The lock while it is being made."""
+
+    artifacts: dict[Sha256, Artifact] = field(default_factory=dict)
+    releases: dict[tuple[str, str], ReleaseLock] = field(default_factory=dict)
+    targets: list[TargetLock] = field(default_factory=list)
+
+    def add(self, artifacts: Iterable[Artifact]) -> tuple[Sha256, ...]:
+        """Their digests, in order; each artifact is kept once."""
+        kept = tuple(artifacts)
+        for artifact in kept:
+            self.artifacts.setdefault(artifact.sha256, artifact)
+        return tuple(artifact.sha256 for artifact in kept)
+
+
+def resolved(
+    session: Session,
+    manifest: Manifest,
+    inputs: Inputs,
+    old: Lockfile | None,
+    pins: Lockfile | None,
+    forgotten: frozenset[str],
+    exclude_newer: str,
+) -> Lockfile:
+    """A lock that meets the manifest.
+
+    Versions of `pins` are kept where they still fit, except of the packages in `forgotten`. Release files older than
+    those of `old` are refused. `exclude_newer` (RFC 3339 UTC or "") wins over the manifest's.
+    Raises NnenvError with the reason when a target has no solution.
+    """
+    check_cases(session, manifest, inputs)
+    keep_inputs(session, inputs)
+    draft = _Draft()
+    with session.python_indexes(manifest) as indexes:
+        policy = _policy(session, manifest, exclude_newer)
+        for spec in sorted(manifest.targets, key=lambda target: target.name):
+            task = session.progress.start(f"lock {spec.name}")
+            locking = _TargetLocking(
+                session=session,
+                manifest=manifest,
+                spec=spec,
+                indexes=indexes,
+                policy=policy,
+                pins=_Pins.of(pins, spec.name, forgotten),
+                old=old,
+                draft=draft,
+            )
+            draft.targets.append(locking.lock())
+            task.finish()
+    used = digests_used(draft.targets, inputs.models, inputs.files)
+    artifacts = {**inputs.artifacts, **draft.artifacts}
+    new = Lockfile(
+        manifest=meaning(manifest),
+        releases=tuple(draft.releases[key] for key in sorted(draft.releases)),
+        artifacts=tuple(sorted((artifacts[digest] for digest in used), key=artifact_order)),
+        models=tuple(inputs.models),
+        targets=tuple(draft.targets),
+        files=tuple(inputs.files),
+    )
+    return _keeping_what_stayed(new, old)
+
+
+def _keeping_what_stayed(new: Lockfile, old: Lockfile | None) -> Lockfile:
+    """`new`, but targets whose files are all the same keep their moment, and their expected image if it still holds."""
+    if old is None:
+        return new
+    targets = []
+    for target in new.targets:
+        before = old.target(target.name)
+        if before is not None and replace(target, moment=before.moment) == replace(before, image=None):
+            kept = replace(target, moment=before.moment)
+            same = _image_part(new, kept) == _image_part(old, before)
+            targets.append(replace(kept, image=before.image if same else None))
+        else:
+            targets.append(target)
+    return replace(new, targets=tuple(targets))
+
+
+def _image_part(lockfile: Lockfile, target: TargetLock) -> bytes:
+    others = tuple(t for t in lockfile.targets if t.name != target.name)
+    return write_lock(replace(lockfile, targets=(*others, target)).for_image(target.name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TargetLocking:
+    """The locking of one target: what it may read, and the draft it adds to."""
+
+    session: Session
+    manifest: Manifest
+    spec: TargetSpec
+    indexes: PythonIndexes
+    policy: PythonPolicy
+    pins: _Pins
+    old: Lockfile | None
+    draft: _Draft
+
+    def lock(self) -> TargetLock:
+        """The locked target; its artifacts and Release files are in the draft."""
+        spec = self.spec
+        release = debian_release(spec.os.removeprefix("debian:"))
+        architecture = spec.platform.removeprefix("linux/")
+        archive = self.session.debian_archive(release.number, architecture)
+        archive.not_before(_release_dates(self.old, architecture))
+        roots = _system_roots(self.manifest, spec, release)
+        python = _python_target(self.manifest, spec, self._close(roots, archive))
+        requirements = _python_roots(self.manifest, spec)
+        wheels = resolve_wheels(requirements, self.indexes, python, self.policy, pins=self.pins.wheels)
+        artifacts = [_wheel_artifact(wheel) for wheel in wheels]
+        sonames = self._sonames(artifacts, python, archive)
+        closure = self._close([*roots, *sorted({package for _, package in sonames})], archive)
+        moments = [self._keep_releases(archive, architecture), *(wheel.record.upload_time for wheel in wheels)]
+        return TargetLock(
+            name=spec.name,
+            platform=spec.platform,
+            os=spec.os,
+            python=python.python,
+            moment=max(moments),
+            glibc=python.glibc,
+            wheels=self.draft.add(artifacts),
+            debs=self.draft.add(map(_deb_artifact, closure.packages)),
+            tools=self._tools(release, python, architecture),
+            models=tuple(sorted(spec.models or (model.name for model in self.manifest.models))),
+            sonames=sonames,
+            omitted=tuple(f"{o.package}: {o.dependency} ({o.reason})" for o in closure.omitted),
+        )
+
+    def _close(self, roots: Sequence[str], archive: DebianCatalog) -> Closure:
+        return close(roots, archive, locked=self.pins.debs, omit=debian_facts().omit)
+
+    def _sonames(
+        self, wheels: Sequence[Artifact], python: PythonTarget, archive: DebianCatalog
+    ) -> tuple[tuple[str, str], ...]:
+        """(soname, OS package) of every library that the wheels need from outside; the wheels are fetched for that."""
+        fetch_artifacts(self.session, wheels, self.indexes, self.spec.os)
+        facts = {wheel.name: wheel_facts(self.session.store, wheel) for wheel in wheels}
+        demands = demanded_sonames(facts, python.machine)
+        return providers_of(demands, lambda soname: package_for_soname(soname, archive), target=self.spec.name)
+
+    def _tools(self, release: DebianRelease, python: PythonTarget, architecture: str) -> tuple[Sha256, ...]:
+        """The interpreter for the build machine, of the target's version, when the target has another CPU."""
+        if architecture == BUILD_ARCHITECTURE:
+            return ()
+        archive = self.session.debian_archive(release.number, BUILD_ARCHITECTURE)
+        archive.not_before(_release_dates(self.old, BUILD_ARCHITECTURE))
+        name = f"python{release.python}-minimal"
+        closure = close([name], archive, locked=self.pins.tools, omit=debian_facts().omit)
+        found = next(upstream(record.version) for record in closure.packages if record.name == name)
+        if found != python.python:
+            raise NnenvError(
+                "debian-unsatisfiable",
+                f"target {python.name}: Debian offers Python {python.python} for {architecture} but {found} for the"
+                f" {BUILD_ARCHITECTURE} machine that compiles its bytecode",
+                where=f"targets.{python.name}",
+                fix=["lock again when the archive has caught up on both architectures"],
+            )
+        self._keep_releases(archive, BUILD_ARCHITECTURE)
+        return self.draft.add(map(_deb_artifact, closure.packages))
+
+    def _keep_releases(self, archive: DebianCatalog, architecture: str) -> str:
+        """Note the Release files in the lock; the newest of their dates."""
+        for facts in archive.releases():
+            self.draft.releases[(architecture, facts.suite)] = ReleaseLock(
+                suite=facts.suite, architecture=architecture, date=facts.date, sha256=facts.sha256
+            )
+        return max(facts.date for facts in archive.releases())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pins:
+    """Versions of the old lock that are preferred."""
+
+    wheels: Mapping[str, str]
+    debs: Mapping[str, str]
+    tools: Mapping[str, str]
+
+    @classmethod
+    def of(cls, old: Lockfile | None, target: str, forgotten: frozenset[str]) -> _Pins:
+        """The pins of `target`; a target that is new to the lock borrows those of the others (the same versions
+        everywhere is what a user expects)."""
+        if old is None:
+            return cls(wheels={}, debs={}, tools={})
+        before = old.target(target)
+        sources = [before] if before else list(old.targets)
+
+        def versions(artifacts: Iterable[Artifact]) -> dict[str, str]:
+            return {a.name: a.version for a in artifacts if a.name not in forgotten}
+
+        return cls(
+            wheels={n: v for source in sources for n, v in versions(old.wheels_of(source)).items()},
+            debs=versions(old.debs_of(before)) if before else {},
+            tools=versions(old.tools_of(before)) if before else {},
+        )
+
+
+def _system_roots(manifest: Manifest, spec: TargetSpec, release: DebianRelease) -> list[str]:
+    shell = release.shell_roots if manifest.image.shell else ()
+    return sorted({*release.roots, *shell, *manifest.requires.system, *spec.requires.system})
+
+
+def _python_roots(manifest: Manifest, spec: TargetSpec) -> list[str]:
+    holds_models = bool(spec.models or manifest.models)
+    return [*manifest.requires.packages, *spec.requires.packages, *(RUNTIME if holds_models else ())]
+
+
+def _python_target(manifest: Manifest, spec: TargetSpec, closure: Closure) -> PythonTarget:
+    from packaging.specifiers import SpecifierSet
+
+    versions = {record.name: upstream(record.version) for record in closure.packages}
+    release = debian_release(spec.os.removeprefix("debian:"))
+    python = versions[f"python{release.python}-minimal"]
+    for text, where in ((manifest.requires.python, "requires.python"), (spec.python, f"targets.{spec.name}.python")):
+        if text and not SpecifierSet(text).contains(python, prereleases=True):
+            raise NnenvError(
+                "python-unsatisfiable",
+                f"target {spec.name}: {spec.os} offers Python {python}, and {text} is required",
+                where=where,
+                fix=["choose another `os` for the target, or change the requirement"],
+            )
+    return PythonTarget(
+        name=spec.name,
+        python=python,
+        machine=MACHINES[spec.platform],
+        glibc=".".join(versions["libc6"].split(".")[:2]),
+    )
+
+
+def _policy(session: Session, manifest: Manifest, exclude_newer: str) -> PythonPolicy:
+    return PythonPolicy(
+        constraints=manifest.policy.constraints,
+        overrides=manifest.policy.overrides,
+        exclude_newer=exclude_newer or _exclude_newer(session, manifest),
+        prereleases=frozenset(manifest.policy.allow_prereleases),
+    )
+
+
+def _exclude_newer(session: Session, manifest: Manifest) -> str:
+    """The earlier of `exclude-newer` and midnight (UTC) before now less `minimum-age`; "" without either."""
+    moments = [manifest.policy.exclude_newer] if manifest.policy.exclude_newer else []
+    if manifest.policy.minimum_age:
+        number, unit = manifest.policy.minimum_age.split()
+        age = timedelta(**{unit.rstrip("s") + "s": int(number)})
+        midnight = (session.now - age).replace(hour=0, minute=0, second=0, microsecond=0)
+        moments.append(midnight.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    return min(moments, default="")
+
+
+def _wheel_artifact(wheel: ChosenWheel) -> Artifact:
+    record = wheel.record
+    assert record.size is not None
+    return Artifact(
+        kind=Kind.WHEEL,
+        name=record.project,
+        version=wheel.version,
+        filename=record.filename,
+        sha256=Sha256(record.sha256),
+        size=record.size,
+        origin=record.origin,
+        requires=wheel.requires,
+        requires_python=wheel.requires_python,
+    )
+
+
+def _deb_artifact(record: DebRecord) -> Artifact:
+    relations = (("Pre-Depends", record.pre_depends), ("Depends", record.depends), ("Provides", record.provides))
+    return Artifact(
+        kind=Kind.DEB,
+        name=record.name,
+        version=record.version,
+        filename=record.path.rsplit("/", 1)[-1],
+        sha256=record.sha256,
+        size=record.size,
+        origin=f"debian:{record.suite}:{record.path}",
+        architecture=record.architecture,
+        requires=tuple(f"{name}: {value}" for name, value in relations if value),
+    )
+
+
+def _release_dates(old: Lockfile | None, architecture: str) -> dict[str, str]:
+    """Suite -> date of the Release file that the old lock saw: an older one now is a rollback."""
+    return {r.suite: r.date for r in old.releases if r.architecture == architecture} if old else {}
