@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType
 
@@ -35,13 +35,15 @@ class Artifact:
     """One locked file."""
 
     kind: Kind
+    """What it is: `wheel`, `deb`, `model`, `case` or `file`."""
     name: str
     """Distribution, Debian package, or model name; for a case or file its path in the project."""
-    version: str
+    version: str = field(metadata={"absent": True})
     """As its source spells it (PEP 440, Debian policy 5.6.12, or the model's own); "" for cases and files."""
     filename: str
     """Base name, without directories."""
     sha256: Sha256
+    """Digest of the bytes; everything else refers to the file by it."""
     size: int
     """Bytes."""
     origin: str
@@ -49,7 +51,7 @@ class Artifact:
     `debian:SUITE:pool/path.deb`, or `file:path/in/project`."""
     architecture: str = ""
     """Debian architecture of a .deb; empty otherwise."""
-    requires: tuple[str, ...] = ()
-    """Requirements as the artifact states them: Requires-Dist lines, or `Field: value` lines of a .deb."""
     requires_python: str = ""
     """Requires-Python of a wheel; empty otherwise."""
+    requires: tuple[str, ...] = ()
+    """Requirements as the artifact states them: Requires-Dist lines, or `Field: value` lines of a .deb."""

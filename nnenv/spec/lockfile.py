@@ -1,4 +1,10 @@
-"""`model.lock` as a value: the chosen files per target, and what was derived from them."""
+"""`model.lock` as a value: the chosen files per target, and what was derived from them.
+
+The field docstrings are the documentation of the keys; fields stand in the order of the file. `schema` makes JSON
+Schema of the types. A field's metadata says where the file differs: `key` its name, `labelled` that each digest has a
+label beside it, `absent` that an empty value is left out though the class demands one, `outside` that it is no key.
+An empty string or array is never written.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +20,23 @@ LOCK_NAME = "model.lock"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LockHead:
+    """What the file states before anything else."""
+
+    lock_version: int = field(metadata={"schema": {"const": LOCK_VERSION}})
+    """Format of the file; a lock of a newer format is refused, every older one stays readable."""
+    checksum: Sha256
+    """sha256 of every byte after this line: an edited, merged or torn lock is found before anything trusts it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ReleaseLock:
     """One signed Debian Release file that was read."""
 
     suite: str
     """`bookworm`, `bookworm-security`, ..."""
     architecture: str
+    """Debian's name of the architecture that was asked for: `amd64`."""
     date: str
     """The Release file's own Date, RFC 3339 UTC; later locks refuse an older one."""
     sha256: Sha256
@@ -32,12 +49,12 @@ class CaseLock:
 
     name: str
     """Unique within the model: `tests/digits/test_data_set_0`."""
-    inputs: tuple[Sha256, ...]
+    inputs: tuple[Sha256, ...] = field(metadata={"absent": True})
     """Artifacts that hold inputs, in index order."""
     expected: tuple[Sha256, ...]
     """Artifacts that hold expected outputs, in index order."""
     settings: Sha256 | None = None
-    """`case.toml`, when the case has one."""
+    """Artifact that holds `case.toml`, when the case has one."""
     tolerance: float | None = None
     """Limit of max|a-e|/max|e| that the manifest sets; absent means the policy's."""
 
@@ -47,13 +64,17 @@ class ModelLock:
     """One model: its file and its cases."""
 
     name: str
+    """As the manifest calls it."""
     version: str
+    """The model's own version, from the manifest."""
     format: str
     """`onnx`."""
     file: Sha256
+    """Artifact that is the model file."""
     opsets: tuple[str, ...] = ()
     """`domain:version` of each operator set the model imports, `ai.onnx` for the default domain."""
     cases: tuple[CaseLock, ...] = ()
+    """Its test cases, in the order of the manifest and of the numbers in their names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +84,9 @@ class FileLock:
     path: str
     """Path in the image, without the leading slash."""
     sha256: Sha256
+    """Artifact that is the file."""
     executable: bool
+    """Whether it gets mode 0755 instead of 0644."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +94,7 @@ class LayerLock:
     """One expected image layer, so that a differing build can say which."""
 
     title: str
+    """What the layer holds: `os debian:12`, `numpy 2.4.6`, `model digits 1.0.0`."""
     diff_id: Sha256
     """Digest of the uncompressed tar (OCI image-spec, config.md)."""
     digest: Sha256
@@ -90,6 +114,7 @@ class ImageLock:
     config: Sha256
     """Config digest, which Docker calls the image ID."""
     layers: tuple[LayerLock, ...]
+    """Bottom to top."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,8 +122,11 @@ class TargetLock:
     """Everything that goes into one target's image."""
 
     name: str
+    """As the manifest calls it."""
     platform: str
+    """`linux/amd64` or `linux/arm64`."""
     os: str
+    """`debian:12` or `debian:13`."""
     python: str
     """Full version of the locked interpreter: `3.11.2`."""
     moment: str
@@ -106,11 +134,14 @@ class TargetLock:
     then. It comes from the sources, never from a clock, so equal sources give equal bytes."""
     glibc: str
     """Version of the locked libc6, `2.36`: the floor wheels may rely on."""
-    wheels: tuple[Sha256, ...]
-    debs: tuple[Sha256, ...]
-    tools: tuple[Sha256, ...] = ()
-    """.debs of an interpreter for the build machine, of the same version, where the target's own cannot run."""
     models: tuple[str, ...] = ()
+    """Names of the models in the image."""
+    wheels: tuple[Sha256, ...] = field(metadata={"labelled": True})
+    """The Python distributions, by name; each with its name and version, for people."""
+    debs: tuple[Sha256, ...] = field(metadata={"labelled": True})
+    """The Debian packages, by name; each with its name and version, for people."""
+    tools: tuple[Sha256, ...] = field(default=(), metadata={"labelled": True})
+    """.debs of an interpreter for the build machine, of the same version, where the target's own cannot run."""
     sonames: tuple[tuple[str, str], ...] = ()
     """(soname, package that provides it) for every library a wheel needs from outside the wheels."""
     omitted: tuple[str, ...] = ()
@@ -128,18 +159,21 @@ class TargetLock:
 class Lockfile:
     """The whole of `model.lock`."""
 
-    manifest: Mapping[str, object]
-    """The manifest's meaning that was locked, as plain values."""
-    releases: tuple[ReleaseLock, ...]
-    artifacts: tuple[Artifact, ...]
-    """Every file once, sorted by (kind, name, version, filename, sha256)."""
-    models: tuple[ModelLock, ...]
-    targets: tuple[TargetLock, ...]
-    files: tuple[FileLock, ...] = ()
-    """Project files of every image, sorted by path."""
     notices: tuple[str, ...] = ()
     """What a person should know about the choice."""
-    by_digest: Mapping[Sha256, Artifact] = field(init=False, repr=False, compare=False)
+    manifest: Mapping[str, object]
+    """The manifest's meaning that was locked, as plain values with every default filled in."""
+    releases: tuple[ReleaseLock, ...] = field(metadata={"key": "release", "absent": True})
+    """The signed Debian Release files that were read, by architecture and suite."""
+    targets: tuple[TargetLock, ...] = field(metadata={"key": "target"})
+    """What goes into each image, by the target's name."""
+    models: tuple[ModelLock, ...] = field(metadata={"key": "model", "absent": True})
+    """The models with their test cases."""
+    files: tuple[FileLock, ...] = field(default=(), metadata={"key": "file"})
+    """Project files of every image, sorted by path."""
+    artifacts: tuple[Artifact, ...] = field(metadata={"key": "artifact"})
+    """Every file once, sorted by (kind, name, version, filename, sha256)."""
+    by_digest: Mapping[Sha256, Artifact] = field(init=False, repr=False, compare=False, metadata={"outside": True})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_digest", {artifact.sha256: artifact for artifact in self.artifacts})

@@ -30,8 +30,6 @@ LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?"
 AGE: Final = r"(0|[1-9][0-9]{0,4}) (hour|day|week)s?"
 MOMENT: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"
 """RFC 3339 in UTC, whole seconds."""
-LICENCE: Final = r"[A-Za-z0-9][A-Za-z0-9.+-]*"
-"""A licence identifier of the SPDX list."""
 SHA256: Final = r"[0-9a-f]{64}"
 INDEX_URL: Final = r"(?:https?://[^\s/?#@]+(?:/[^\s?#]*)?|file:///[^\s?#]*)"
 """No user name, password, query or fragment: the file is committed, and secrets hide there."""
@@ -195,8 +193,6 @@ class Policy:
         default=(), metadata={"schema": _list_of(_like(DISTRIBUTION), uniqueItems=True)}
     )
     """Names of the packages whose pre-releases may be chosen."""
-    licences: tuple[str, ...] = field(default=(), metadata={"schema": _list_of(_like(LICENCE), uniqueItems=True)})
-    """Identifiers, from the SPDX list, of the licences that packages may have; left out, any."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -323,7 +319,6 @@ def _policy(policy: Policy) -> dict[str, object]:
         "constraints": list(policy.constraints),
         "overrides": list(policy.overrides),
         "allow-prereleases": list(policy.allow_prereleases),
-        "licences": list(policy.licences),
     }
 
 

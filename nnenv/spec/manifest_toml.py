@@ -172,8 +172,8 @@ def _policy(table: _Table) -> Policy:
         constraints=table.strings("constraints", _range, same=_requirement_identity),
         overrides=table.strings("overrides", _range, same=_requirement_identity),
         allow_prereleases=table.strings("allow-prereleases", _distribution, same=str),
-        licences=table.strings("licences", _licence, same=str),
     )
+    table.later(("licences",), "is not supported by this version of nnenv")
     table.close()
     return policy
 
@@ -390,7 +390,6 @@ _user = _like(
 )
 _variable = _like(rules.VARIABLE, "a variable's name", "use letters, digits and _, and no digit first")
 _label = _like(rules.LABEL, "a label's name", "use letters, digits, and . _ / - between them")
-_licence = _like(rules.LICENCE, "a licence identifier", 'write one of the SPDX list, such as "Apache-2.0"')
 _index_url = _like(
     rules.INDEX_URL,
     "an index's address",

@@ -83,7 +83,6 @@ minimum-age = "1 week"
 constraints = ["protobuf < 6"]
 overrides = ["numpy>=2"]
 allow-prereleases = ["Onnx_Runtime"]
-licences = ["MIT", "Apache-2.0"]
 
 [[index]]
 name = "ours"
@@ -145,7 +144,6 @@ MEANING = {
         "constraints": ["protobuf<6"],
         "overrides": ["numpy>=2"],
         "allow-prereleases": ["onnx-runtime"],
-        "licences": ["Apache-2.0", "MIT"],
     },
     "index": {"ours": {"packages": ["a", "our-pre"]}},
 }
@@ -330,7 +328,7 @@ python = "three"
 user = "0"
 files = {"../a" = "/app", b = "c"}
 [policy]
-licenses = []
+constraint = []
 exclude-newer = 2025-01-01
 minimum-age = "7d"
 [index]
@@ -373,7 +371,7 @@ def test_all_mistakes_at_once() -> None:
         'write a user number, or user:group, above 0, such as "65532:65532"',
         "model.toml:27 [path-escapes] image.files.'../a': '../a' holds .. -> write the path without ..",
         "model.toml:27 image.files.b: 'c' is not an absolute path -> write the path in the image, starting with /",
-        "model.toml:29 policy.licenses: unknown key -> did you mean licences?",
+        "model.toml:29 policy.constraint: unknown key -> did you mean constraints?",
         "model.toml:30 policy.exclude-newer: expected a string, not a date or time -> write a string",
         "model.toml:31 policy.minimum-age: '7d' is not an age -> "
         'write a number of hours, days or weeks, such as "7 days"',

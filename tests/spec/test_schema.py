@@ -44,7 +44,7 @@ ACCEPTED = [
     '[image]\nentrypoint = ["a", ""]\ncommand = ["b\\nc"]\nuser = "1"\nworkdir = "/"\nshell = true',
     '[image]\nuser = "1000:1000"\nenv = { A_1 = "x\\ny", _b = "" }\nlabels = { "org.example/a-b" = "x" }',
     '[image]\nfiles = { src = "/app", "a/b.c" = "/x/y z" }\nworkdir = "/a/..b"',
-    '[policy]\nexclude-newer = "2025-06-01T00:00:00Z"\nminimum-age = "0 days"\nlicences = ["GPL-2.0+"]',
+    '[policy]\nexclude-newer = "2025-06-01T00:00:00Z"\nminimum-age = "0 days"',
     '[policy]\nminimum-age = "1 week"\nconstraints = ["a<2"]\noverrides = ["a>1"]\nallow-prereleases = ["A.b"]',
     '[[index]]\nname = "a"\nurl = "https://h.example/simple/"\npackages = ["a"]\n'
     '[[index]]\nname = "b"\nurl = "file:///srv/x"\npackages = ["b"]\n'
@@ -114,7 +114,7 @@ REFUSED = [
     ),
     *(f'[policy]\nminimum-age = "{bad}"' for bad in ("", "7", "7d", "-1 days", "1.5 days", "7  days", "123456 days")),
     '[policy]\nallow-prereleases = ["a>1"]',
-    '[policy]\nlicences = ["not one"]',
+    '[policy]\nlicences = ["MIT"]',
     '[policy]\nlicenses = ["MIT"]',
     "[index]",
     '[[index]]\nname = "a"\nurl = "https://h.example/"',
