@@ -36,9 +36,9 @@ def signed_body(signed: bytes, keyring: Path, where: str) -> bytes:
         directory = Path(name)
         source, body = directory / "signed", directory / "body"
         source.write_bytes(signed)
-        arguments = ["--status-fd", "1", "--keyring", str(keyring.absolute()), "--weak-digest", "SHA1"]
+        arguments = ["--status-fd", "1", "--keyring", str(keyring.absolute())]
         status = _gpgv(["--homedir", name, *arguments, "--output", str(body), str(source)], where)
-        _judge(status, keyring, where)
+        refuse_status(status, keyring, where)
         if not body.is_file():
             raise _invalid(where, ["gpgv wrote no signed text"])
         return body.read_bytes()
@@ -63,8 +63,11 @@ def _gpgv(arguments: Sequence[str], where: str) -> list[list[str]]:
     return [line.split()[1:] for line in lines if line.startswith("[GNUPG:] ") and len(line.split()) > 1]
 
 
-def _judge(status: Sequence[Sequence[str]], keyring: Path, where: str) -> None:
-    """Each good signature is one GOODSIG line and one VALIDSIG line (doc/DETAILS of GnuPG)."""
+def refuse_status(status: Sequence[Sequence[str]], keyring: Path, where: str) -> None:
+    """NnenvError signature-invalid unless gpgv's status lines, split into words, say what `signed_body` promises.
+
+    Each good signature is one GOODSIG line and one VALIDSIG line (doc/DETAILS of GnuPG).
+    """
     words = [line[0] for line in status]
     said = [" ".join(line[:3]) for line in status if line[0] not in ("NEWSIG", "PLAINTEXT", "PLAINTEXT_LENGTH")]
     fatal = [word for word in words if word in _FATAL]

@@ -15,7 +15,8 @@ command depends on what the host allows; `SandboxRunner.mode` says which, and re
 
 Known limits of `restricted`: sockets of AF_UNIX in the abstract name space and System V IPC are shared with the host;
 the program can signal processes of the same uid; if nnenv and the supervisor are both killed with SIGKILL at the same
-moment, grandchildren of the supervisor stay. It is for containers that allow nothing better, whose own walls remain.
+moment, grandchildren of the supervisor stay; where no device can be made (no CAP_MKNOD, or a file system mounted nodev)
+/dev/null is an empty file and the other devices are missing. It is for containers that allow nothing better, whose own walls remain.
 """
 
 from __future__ import annotations
@@ -253,20 +254,29 @@ def _probe(mode: str) -> _Probe:
         return _Probe(works=False, reason="the caller is root, and would be root inside")
     if mode == "restricted" and os.geteuid() != 0:
         return _Probe(works=False, reason="the caller is not root")
+    try:
+        attempt = _attempt_nothing(mode)
+    except NnenvError as error:
+        return _Probe(works=False, reason=error.what)
+    except OSError as error:  # the temporary directory cannot be made, or not be removed
+        return _Probe(works=False, reason=f"temporary directory: {error.strerror}")
+    if attempt.events.get("ended") is None:
+        return _Probe(works=False, reason=_failure(attempt.events.get("failed")))
+    return _Probe(works=True, has_proc=attempt.events["started"]["proc"] is True)
+
+
+def _attempt_nothing(mode: str) -> _Attempt:
+    """A run without program in an empty root, in a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="nnenv-probe-") as directory:
         root = Path(directory, "root")
         compose_root((), root)
         _prepare_root(root)
         _empty_scratch(root)
-        settings = _settings(mode, root, Run(argv=()), _Place(emulator=(), environment={}, workdir="/"))
-        attempt = _Attempt(settings, Run(argv=(), limits=Limits(seconds=20.0)), memory=None)
-        try:
-            attempt.run()
-        except NnenvError as error:
-            return _Probe(works=False, reason=error.what)
-    if attempt.events.get("ended") is None:
-        return _Probe(works=False, reason=_failure(attempt.events.get("failed")))
-    return _Probe(works=True, has_proc=attempt.events["started"]["proc"] is True)
+        nothing = Run(argv=(), limits=Limits(seconds=20.0))
+        place = _Place(emulator=(), environment={}, workdir="/")
+        attempt = _Attempt(_settings(mode, root, nothing, place), nothing, memory=None)
+        attempt.run()
+    return attempt
 
 
 def _failure(event: Mapping[str, Any] | None) -> str:

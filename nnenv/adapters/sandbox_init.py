@@ -18,7 +18,7 @@ which would change how an abort ends. When `init` goes, the kernel kills all tha
 """
 
 # Importing pathlib would lengthen the start-up of every run:
-# ruff: noqa: PTH101, PTH102, PTH110, PTH116, PTH123, PTH208, PTH211
+# ruff: noqa: PTH101, PTH102, PTH108, PTH110, PTH116, PTH123, PTH208, PTH211
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def mount_root(root: str, scratch_bytes: int) -> bool:
         mount("tmpfs", f"{root}/tmp", "tmpfs", MS_NOSUID | MS_NODEV, options)
     with step("mount /dev"):
         mount("tmpfs", f"{root}/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=65536")
-        make_devices(root, bind=True)
+        make_devices(root)
         mount("tmpfs", f"{root}/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,size={SHARED_MEMORY_BYTES}")
         mount("none", f"{root}/dev", "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC)
     has_proc = _mount_proc(root)
@@ -218,21 +218,59 @@ def _mount_proc(root: str) -> bool:
     return True
 
 
-def make_devices(root: str, *, bind: bool) -> None:
-    """Make the five harmless devices and the links every program expects; what is refused is bound or left out."""
+def make_devices(root: str) -> None:
+    """Fill a fresh /dev with the five harmless devices; what may not be made is bound from the host's /dev."""
     for name, major, minor in DEVICES:
         path = f"{root}/dev/{name}"
         try:
-            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(major, minor))
-            os.chmod(path, 0o666)
-        except FileExistsError:
-            continue
+            make_device(path, major, minor)
         except PermissionError:
-            if bind:
-                os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
-                mount(f"/dev/{name}", path, "", MS_BIND)
-    links = (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"))
-    for name, target in links:
+            make_empty_file(path)
+            mount(f"/dev/{name}", path, "", MS_BIND)
+    make_device_links(root)
+
+
+def make_devices_without_mount(root: str) -> None:
+    """Make the devices in the image's own /dev, anew for each run.
+
+    Without the right to make any, or on a file system mounted "nodev", null is an empty file and the others are left
+    out: programs open null just to have something open, and take a missing random device for what it is.
+    """
+    for name, major, minor in DEVICES:
+        path = f"{root}/dev/{name}"
+        remove(path)
+        try:
+            make_device(path, major, minor)
+            os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        except PermissionError:
+            remove(path)
+            if name == "null":
+                make_empty_file(path)
+    make_device_links(root)
+
+
+def make_device(path: str, major: int, minor: int) -> None:
+    """A character device that everybody may read and write; PermissionError where that is not allowed."""
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+    os.chmod(path, 0o666)
+
+
+def make_empty_file(path: str) -> None:
+    """A new empty file that everybody may read and write."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+    os.fchmod(descriptor, 0o666)
+    os.close(descriptor)
+
+
+def remove(path: str) -> None:
+    """Remove a file if there is one: a present one may be shared with a layer, so nothing may write to it."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def make_device_links(root: str) -> None:
+    """The links and the directory in /dev that every program expects."""
+    for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         with contextlib.suppress(FileExistsError):
             os.symlink(f"/proc/self/{target}", f"{root}/dev/{name}")
     with contextlib.suppress(FileExistsError):
@@ -662,7 +700,7 @@ def run_restricted(settings: Settings, status: int) -> None:
         prctl(PR_SET_CHILD_SUBREAPER, 1)
     die_with_parent(settings["parent"])
     with step("make devices"):
-        make_devices(settings["root"], bind=False)
+        make_devices_without_mount(settings["root"])
         for name in ("tmp", "dev/shm"):
             os.chmod(f"{settings['root']}/{name}", 0o1777)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])

@@ -331,7 +331,7 @@ def _name_fault(name: str, length: int) -> str:
     parts = name.removesuffix("/").split("/")
     if length > _NAME_LIMIT:
         return f"its name is longer than {_NAME_LIMIT} bytes"
-    if name.startswith("/") or "" in parts:
+    if "" in parts:
         return "its name is empty, absolute or has an empty component"
     if "." in parts or ".." in parts:
         return "its name has a `.` or `..` component"

@@ -136,7 +136,7 @@ class TargetLock:
     """Version of the locked libc6, `2.36`: the floor wheels may rely on."""
     models: tuple[str, ...] = ()
     """Names of the models in the image."""
-    wheels: tuple[Sha256, ...] = field(metadata={"labelled": True})
+    wheels: tuple[Sha256, ...] = field(metadata={"labelled": True, "absent": True})
     """The Python distributions, by name; each with its name and version, for people."""
     debs: tuple[Sha256, ...] = field(metadata={"labelled": True})
     """The Debian packages, by name; each with its name and version, for people."""

@@ -18,8 +18,7 @@ import textwrap
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from types import UnionType
-from typing import Final, cast, get_args, get_origin, get_type_hints
+from typing import Final, get_args, get_origin, get_type_hints
 
 from nnenv.spec.artifact import Sha256
 from nnenv.spec.lockfile import Lockfile, LockHead
@@ -176,9 +175,8 @@ def _row(*cells: Mapping[str, object]) -> dict[str, object]:
 
 
 def _without_none(hint: object) -> object:
-    if get_origin(hint) is UnionType:
-        return next(part for part in get_args(hint) if part is not type(None))
-    return cast(object, hint)
+    parts = get_args(hint)
+    return next(part for part in parts if part is not type(None)) if type(None) in parts else hint
 
 
 def _is_required(key: _Key) -> bool:

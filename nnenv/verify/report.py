@@ -104,7 +104,7 @@ class Report:
     config_digest: Sha256
     """Of the image's OCI config: Docker's image ID."""
     lock_sha256: Sha256
-    """Of model.lock."""
+    """Of the part of model.lock that decides this image, which the image holds as opt/nnenv/share/nnenv/model.lock."""
     harness_sha256: Sha256
     """`evaluate.harness_digest` of the harness that ran."""
     runner: str

@@ -26,8 +26,7 @@ from nnenv.image.tree import collisions
 from nnenv.spec.artifact import Artifact
 from nnenv.spec.lock_toml import write_lock
 from nnenv.spec.lockfile import LOCK_NAME, ImageLock, LayerLock, Lockfile, TargetLock
-from nnenv.spec.manifest import Manifest
-from nnenv.workflows.fetching import fetch_artifacts
+from nnenv.workflows.fetching import fetch_locked
 from nnenv.workflows.inputs import read_inputs
 from nnenv.workflows.layering import SHARE, LayerMaker
 from nnenv.workflows.locking import stale, stale_reasons
@@ -142,8 +141,7 @@ def assemble(
     """
     if target.image is not None and target.image.recipe != RECIPE and not accept_new_image:
         raise _other_recipe(target, target.image)
-    with session.python_indexes(_manifest(session)) as indexes:
-        fetch_artifacts(session, lockfile.artifacts_of(target), indexes, target.os)
+    fetch_locked(session, lockfile.artifacts_of(target), target.os)
     maker = LayerMaker(session, lockfile, target)
     plans = plan_layers(lockfile, target)
     task = session.progress.start(f"build {target.name}", sum(a.size for p in plans for a in p.artifacts) or None)
@@ -161,14 +159,6 @@ def assemble(
 def read_blob(session: Session) -> Callable[[Layer], Iterator[bytes]]:
     """How outputs read a layer's bytes: from the store, verified."""
     return lambda layer: read_layer(layer, session.store)
-
-
-def _manifest(session: Session) -> Manifest | None:
-    """The manifest, for the indexes it binds names to; None if it cannot be read (--frozen without model.toml)."""
-    try:
-        return session.manifest()
-    except NnenvError:
-        return None
 
 
 def _documents(lockfile: Lockfile, target: TargetLock, layers: tuple[Layer, ...]) -> ImageDocuments:
@@ -338,9 +328,8 @@ def fetch_targets(session: Session, names: Sequence[str], *, frozen: bool) -> tu
     """Bring everything the targets need into the store; the artifacts, each once."""
     lockfile = checked_lock(session, frozen=frozen)
     wanted: dict[str, Artifact] = {}
-    with session.python_indexes(_manifest(session)) as indexes:
-        for target in chosen_targets(lockfile, names):
-            artifacts = lockfile.artifacts_of(target)
-            fetch_artifacts(session, artifacts, indexes, target.os)
-            wanted.update({artifact.sha256: artifact for artifact in artifacts})
+    for target in chosen_targets(lockfile, names):
+        artifacts = lockfile.artifacts_of(target)
+        fetch_locked(session, artifacts, target.os)
+        wanted.update({artifact.sha256: artifact for artifact in artifacts})
     return tuple(wanted.values())

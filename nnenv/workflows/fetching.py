@@ -10,6 +10,7 @@ from nnenv.adapters.fetch import Download, fetch_all
 from nnenv.adapters.files import open_inside
 from nnenv.errors import NnenvError
 from nnenv.spec.artifact import Artifact, Kind
+from nnenv.spec.manifest import Manifest
 from nnenv.workflows.session import Session
 
 if TYPE_CHECKING:
@@ -38,6 +39,22 @@ def fetch_artifacts(session: Session, artifacts: Iterable[Artifact], indexes: Py
     ]
     if downloads:
         fetch_all(downloads, session.store, session.http, workers=session.workers, progress=session.progress)
+
+
+def fetch_locked(session: Session, artifacts: Iterable[Artifact], os: str) -> None:
+    """`fetch_artifacts` for a command that resolves nothing: without anything missing it needs no index at all."""
+    missing = [artifact for artifact in artifacts if not session.store.contains(artifact.sha256)]
+    if missing:
+        with session.python_indexes(_manifest(session)) as indexes:
+            fetch_artifacts(session, missing, indexes, os)
+
+
+def _manifest(session: Session) -> Manifest | None:
+    """The manifest, for the indexes it binds names to; None if it cannot be read (--frozen without model.toml)."""
+    try:
+        return session.manifest()
+    except NnenvError:
+        return None
 
 
 def _from_project(session: Session, artifact: Artifact) -> None:

@@ -69,7 +69,8 @@ def resolved(
     keep_inputs(session, inputs)
     draft = _Draft()
     with session.python_indexes(manifest) as indexes:
-        policy = _policy(session, manifest, exclude_newer)
+        newest = exclude_newer or _exclude_newer(session, manifest)
+        policy = _policy(manifest, newest)
         for spec in sorted(manifest.targets, key=lambda target: target.name):
             task = session.progress.start(f"lock {spec.name}")
             locking = _TargetLocking(
@@ -93,6 +94,7 @@ def resolved(
         models=tuple(inputs.models),
         targets=tuple(draft.targets),
         files=tuple(inputs.files),
+        notices=_notices(manifest, newest),
     )
     return _keeping_what_stayed(new, old)
 
@@ -261,11 +263,18 @@ def _python_target(manifest: Manifest, spec: TargetSpec, closure: Closure) -> Py
     )
 
 
-def _policy(session: Session, manifest: Manifest, exclude_newer: str) -> PythonPolicy:
+def _notices(manifest: Manifest, newest: str) -> tuple[str, ...]:
+    """What the manifest alone does not say about the choice."""
+    if newest == manifest.policy.exclude_newer:
+        return ()
+    return (f"wheels uploaded after {newest} were not considered",)
+
+
+def _policy(manifest: Manifest, exclude_newer: str) -> PythonPolicy:
     return PythonPolicy(
         constraints=manifest.policy.constraints,
         overrides=manifest.policy.overrides,
-        exclude_newer=exclude_newer or _exclude_newer(session, manifest),
+        exclude_newer=exclude_newer,
         prereleases=frozenset(manifest.policy.allow_prereleases),
     )
 

@@ -120,9 +120,9 @@ class MemoryCache:
         self.records[kind, key] = data
 
 
-def release_text(suite: str, packages: str, **changes: str) -> str:
+def release_text(suite: str, packages: str, compressed: bytes | None = None, **changes: str) -> str:
     """The Release of `suite`; `changes` replace fields (`Valid_Until`: Valid-Until), an empty value removes one."""
-    compressed = lzma.compress(packages.encode())
+    compressed = compressed or lzma.compress(packages.encode())
     fields = {
         "Origin": "Debian",
         "Suite": "oldstable",

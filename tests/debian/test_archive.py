@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -325,17 +326,26 @@ def test_record_that_breaks_the_format(signer: Signer, old: str, new: str, what:
     assert caught.value.code == "debian-index-invalid"
 
 
-def test_index_that_inflates_to_more_than_was_signed(signer: Signer) -> None:
+@pytest.mark.parametrize("size", [100, len(PACKAGES) - 1])
+def test_index_that_inflates_to_more_than_was_signed(signer: Signer, size: int) -> None:
     """Inflating stops at the size in the Release: an index cannot fill the memory."""
     servers = bookworm(signer)
     signed = release_text("bookworm", PACKAGES)
     plain = f"{len(PACKAGES)} main/binary-amd64/Packages\n"
     assert plain in signed
-    smaller = signed.replace(plain, "100 main/binary-amd64/Packages\n")
-    servers.pages[IN_RELEASE] = signer.clear_sign(smaller)
+    servers.pages[IN_RELEASE] = signer.clear_sign(signed.replace(plain, f"{size} main/binary-amd64/Packages\n"))
     error = refusal(servers, signer)
     assert error.code == "debian-index-invalid"
-    assert "100 bytes or fewer" in error.what
+    assert f"{size} bytes or fewer" in error.what
+
+
+@pytest.mark.parametrize("body", [b"no xz", lzma.compress(PACKAGES.encode()) + b"more"])
+def test_index_that_is_no_single_xz_stream(signer: Signer, body: bytes) -> None:
+    """Another format, or bytes after the end of the stream, are refused though they were signed."""
+    servers = bookworm(signer)
+    signed = signer.clear_sign(release_text("bookworm", PACKAGES, body, Acquire_By_Hash=""))
+    servers.serve(MAIN, "bookworm", {"InRelease": signed, XZ: body})
+    assert refusal(servers, signer).code == "debian-index-invalid"
 
 
 def test_locate(signer: Signer) -> None:

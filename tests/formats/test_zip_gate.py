@@ -30,7 +30,7 @@ HONEST = (
     Member(name="package/__init__.py", content=b"print('hello')\n" * 50),
     Member(name="package/bin/tool", content=b"#!/bin/sh\n", method=0, mode=0o100755),
     Member(name="package/empty", content=b"", method=0, mode=0),
-    Member(name="package/größe.txt", content=b"\xff" * 300),
+    Member(name="package/größe.txt", content=b"\xff" * 300_000),
 )
 
 
@@ -172,6 +172,10 @@ HOSTILE = {
     "more members than anyone needs": (zip_archive(TWO, end={"count": 65535, "here": 65535}), "before its last"),
     "junk in the central directory": (zip_archive(TWO, central_junk=b"PK\x01\x02"), "after its last member"),
     "a central row without signature": (zip_archive(TWO).replace(b"PK\x01\x02", b"PK\x01\x03"), "member records"),
+    "a central row that is longer than the directory": (
+        zip_archive([Member(name="a", extra=b"cut off!")]).replace(b"\x08\0\0\0\0\0", b"\x09\0\0\0\0\0"),
+        "member records",
+    ),
     "a gap between members": (zip_archive([Member(name="a", gap=b"x"), *TWO[1:]]), "gap"),
     "a gap before the directory": (zip_archive([*TWO[:1], Member(name="b", gap=b"x")]), "gap"),
     "a hidden member between two": (
@@ -296,6 +300,15 @@ HOSTILE = {
         zip_archive(TWO, zip64=True, end64={"locator_offset": 0}),
         "does not point at",
     ),
+    "a zip64 locator without zip64 end record": (
+        b"PK\x06\x07" + bytes(16) + zip_archive([]),
+        "does not end where",
+    ),
+    "a zip64 end record without signature": (
+        zip_archive(TWO, zip64=True).replace(b"PK\x06\x06", b"PK\x06\x05"),
+        "end record is missing",
+    ),
+    "a zip64 locator on another disk": (zip_archive(TWO, zip64=True, end64={"locator_disk": 1}), "does not point at"),
     "a zip64 locator of two disks": (zip_archive(TWO, zip64=True, end64={"disks": 2}), "does not point at"),
     "zip64 counts that disagree": (zip_archive(TWO, zip64=True, end64={"count": 3}), "several disks"),
     "too many members in zip64": (
@@ -348,6 +361,36 @@ def test_unicode_path_that_agrees_is_accepted() -> None:
     repeated = extra_field(0x7075, b"\1" + struct.pack("<I", zlib.crc32(raw)) + raw)
     member = Member(name="ä", extra=repeated, local_extra=repeated)
     assert read_members(io.BytesIO(zip_archive([member])), "demo.whl")[0].name == "ä"
+
+
+def test_other_extra_fields_may_repeat() -> None:
+    """Fields that mean nothing here are passed over, however often they occur."""
+    member = Member(name="a", extra=extra_field(0x5455, b"times") * 2)
+    assert len(read_members(io.BytesIO(zip_archive([member])), "demo.whl")) == 1
+
+
+def test_the_central_directory_has_a_limit() -> None:
+    """A directory over 32 MiB is refused before a range read asks for it."""
+    size = 33 << 20
+    tail = bytes(100) + struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 9, 9, size, 0, 0)
+    with pytest.raises(NnenvError) as caught:
+        read_central_directory(tail, size - 100, size + 22, "demo.whl")
+    assert "directory over 33554432 bytes" in caught.value.because[0]
+
+
+class _ShrunkStream(io.BytesIO):
+    """A file that lost its first bytes after its tail was read."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return b"" if self.tell() == 0 else super().read(size)
+
+
+def test_archive_that_shrinks_while_being_read_is_refused() -> None:
+    """A local header that is gone when it is asked for is a refusal."""
+    archive = zip_archive([Member(name="a", content=bytes(300_000), method=0)])
+    with pytest.raises(NnenvError) as caught:
+        read_members(_ShrunkStream(archive), "demo.whl")
+    assert "local header is missing" in caught.value.because[0]
 
 
 def test_total_size_is_limited() -> None:
