@@ -1,6 +1,6 @@
 """What the machine must offer for some tests: told once, and never passed over in silence.
 
-A test marked `docker` or `network` is deselected where the machine lacks that, and the summary says so. With CI=true
+A test marked `docker`, `network` or `mounting` is deselected where the machine lacks that, and the summary says so. With CI=true
 nothing is deselected: such a test fails, because a machine that has to prove everything must be able to.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import urllib.request
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,8 @@ def lacking(marker: str) -> str:
             return _lacking_engine()
         case "network":
             return _lacking_index()
+        case "mounting":
+            return _lacking_mounts()
         case _:
             return ""
 
@@ -58,10 +61,21 @@ def _lacking_index() -> str:
     return "no configured Python index answers"
 
 
+def _lacking_mounts() -> str:
+    if os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0:
+        return ""
+    return "only a root that may mount can"
+
+
 def reasons(item: pytest.Item) -> dict[str, str]:
     """Marker -> why this test cannot run here."""
     names = {marker.name for marker in item.iter_markers()}
     return {name: why for name in sorted(names) if (why := lacking(name))}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker that only these tests have."""
+    config.addinivalue_line("markers", "mounting: needs a root that may mount a small disk")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -13,10 +13,12 @@ command depends on what the host allows; `SandboxRunner.mode` says which, and re
 | user                   | uid, gid             | the caller, as uid   | uid, gid                           |
 | capabilities, new ones | none, never          | none, never          | none, never                        |
 
-Known limits of `restricted`: sockets of AF_UNIX in the abstract name space and System V IPC are shared with the host;
-the program can signal processes of the same uid; if nnenv and the supervisor are both killed with SIGKILL at the same
-moment, grandchildren of the supervisor stay; where no device can be made (no CAP_MKNOD, or a file system mounted nodev)
-/dev/null is an empty file and the other devices are missing. It is for containers that allow nothing better, whose own walls remain.
+Known limits of `restricted`, which is for containers that allow nothing better, and whose own walls remain:
+- sockets of AF_UNIX in the abstract name space and System V IPC are shared with the host;
+- the program can signal processes of the same uid;
+- if nnenv and the supervisor are killed with SIGKILL at the same moment, grandchildren of the supervisor stay;
+- where no device can be made (no CAP_MKNOD, a file system mounted nodev), /dev/null is an empty file and the other
+  devices are missing.
 """
 
 from __future__ import annotations

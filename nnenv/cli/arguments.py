@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -139,9 +140,17 @@ def _lock(commands: _Commands, common: _Parser, environment: Mapping[str, str]) 
     command.add_argument("--check", action="store_true", help="change nothing; exit code 1 if the lock does not fit")
     command.add_argument("--dry-run", action="store_true", help="resolve and report, but write nothing")
     command.add_argument(
-        "--exclude-newer", metavar="TIME", default=environment.get("NNENV_EXCLUDE_NEWER", ""),
+        "--exclude-newer", type=_moment, metavar="TIME", default=environment.get("NNENV_EXCLUDE_NEWER", ""),
         help="ignore files uploaded after this moment (2026-01-31T00:00:00Z)",
     )  # fmt: skip
+
+
+def _moment(text: str) -> str:
+    from nnenv.spec.manifest import MOMENT
+
+    if text and not re.fullmatch(MOMENT, text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a moment like 2026-01-31T00:00:00Z")
+    return text
 
 
 def _fetch(commands: _Commands, common: _Parser, environment: Mapping[str, str]) -> None:

@@ -32,6 +32,9 @@ from nnenv.spec.lockfile import (
 SIZE_LIMIT: Final = 64 << 20
 """Bytes; a lock of 10,000 artifacts is under 10 MB."""
 
+_LONGEST_VERSION: Final = 9
+"""Digits; `int` refuses thousands of them with an error of its own."""
+
 _INTRODUCTION: Final = "# model.lock, written by `nnenv lock`: commit it, do not edit it."
 _REWRITE: Final = ("restore it from version control, or run `nnenv lock` to write it anew",)
 
@@ -53,7 +56,7 @@ def read_lock(data: bytes, where: str = LOCK_NAME) -> Lockfile:
     if len(lines) != 4 or lines[0] != _INTRODUCTION.encode():
         raise _edited(where, "its first lines are not nnenv's", line=1)
     version = lines[1].removeprefix(b"lock-version = ")
-    if not version.isdigit():
+    if not version.isdigit() or len(version) > _LONGEST_VERSION:
         raise _edited(where, "it states no lock-version", line=2)
     if int(version) > LOCK_VERSION:
         raise NnenvError(
@@ -67,9 +70,10 @@ def read_lock(data: bytes, where: str = LOCK_NAME) -> Lockfile:
         raise _edited(where, "its text does not match its checksum", line=3)
     try:
         lockfile = _lockfile(tomllib.loads(lines[3].decode()))
+        is_canonical = write_lock(lockfile) == data
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _edited(where, f"it cannot be understood: {error}") from None
-    if write_lock(lockfile) != data:
+    if not is_canonical:
         raise _edited(where, "it is not in canonical form")
     return lockfile
 
@@ -319,8 +323,8 @@ def _model(item: _Reader) -> ModelLock:
 
 def _case(item: _Reader) -> CaseLock:
     tolerance = item.values.get("tolerance")
-    if tolerance is not None and not isinstance(tolerance, float):
-        raise ValueError(f"{item.place}.tolerance is not a number")
+    if tolerance is not None and not (isinstance(tolerance, float) and 0 <= tolerance < 1):
+        raise ValueError(f"{item.place}.tolerance is not a number from 0 to below 1")
     return CaseLock(
         name=item.text("name", None),
         inputs=item.digests("inputs"),

@@ -253,10 +253,10 @@ def required_by(manifest: Manifest, target: TargetSpec) -> Requires:
 def meaning(manifest: Manifest) -> dict[str, object]:
     """What the lock depends on, as plain values with defaults applied: equal when two manifests mean the same.
 
-    Keys are those of `model.toml`; a key without a value is left out.
-    No positions, and no addresses of indexes: the same lock may come from a mirror.
+    Keys are those of `model.toml`. What is empty or false is left out, so that a lock does not go stale when a later
+    nnenv knows one key more. No positions, and no addresses of indexes: the same lock may come from a mirror.
     """
-    return {
+    everything: dict[str, object] = {
         "project": _project(manifest.project),
         "models": {model.name: _model(model) for model in manifest.models},
         "requires": {
@@ -269,6 +269,12 @@ def meaning(manifest: Manifest) -> dict[str, object]:
         "policy": _policy(manifest.policy),
         "index": {index.name: {"packages": list(index.packages)} for index in manifest.indexes},
     }
+    return _without_empty(everything)
+
+
+def _without_empty(values: Mapping[str, object]) -> dict[str, object]:
+    pruned = {name: _without_empty(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+    return {name: value for name, value in pruned.items() if value not in ("", [], {}, False) or type(value) is float}
 
 
 def _project(project: Project) -> dict[str, object]:

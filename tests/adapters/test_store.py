@@ -547,14 +547,7 @@ def test_a_file_size_limit_refuses_cleanly(tmp_path: Path) -> None:
     assert leftovers(Store(root)) == []
 
 
-def mounting_works() -> bool:
-    """True for a root that may mount."""
-    if os.geteuid() != 0:
-        return False
-    return subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
-
-
-@pytest.mark.skipif(not mounting_works(), reason="only root may mount a small disk")
+@pytest.mark.mounting
 def test_a_full_disk_refuses_cleanly_and_its_room_comes_back(tmp_path: Path) -> None:
     """Objects of every size around the limit: right or refused, never cut; afterwards a small one fits."""
     with small_disk(tmp_path / "disk") as disk:
@@ -578,7 +571,7 @@ def test_a_full_disk_refuses_cleanly_and_its_room_comes_back(tmp_path: Path) -> 
         store.close()
 
 
-@pytest.mark.skipif(not mounting_works(), reason="only root may mount read-only")
+@pytest.mark.mounting
 def test_a_read_only_store_can_be_read(tmp_path: Path) -> None:
     """A warm store on a read-only mount serves objects, records and trees, and refuses writes clearly."""
     place = tmp_path / "store"

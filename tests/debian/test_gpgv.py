@@ -29,7 +29,7 @@ def judged(lines: list[str]) -> None:
     ],
 )
 def test_accepted(lines: list[str]) -> None:
-    """One good signature is enough beside keys that are unknown here or have expired since: Debian signs with several."""
+    """One good signature is enough beside keys that are unknown or have expired since: Debian signs with several."""
     judged(lines)
 
 

@@ -98,12 +98,10 @@ MEANING = {
             "source": "file:digits.onnx",
             "format": "onnx",
             "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-            "tests": [],
         },
         "resnet50": {
             "version": "1.2.0",
             "source": "file:models/resnet50.onnx",
-            "format": "",
             "tests": [{"data": "tests/a", "tolerance": 1e-05}, {"data": "tests/b"}],
         },
     },
@@ -116,9 +114,7 @@ MEANING = {
         "cpu": {
             "platform": "linux/amd64",
             "os": "debian:12",
-            "python": "",
             "models": ["digits", "resnet50"],
-            "requires": {"packages": [], "system": []},
         },
         "edge": {
             "platform": "linux/arm64",
