@@ -1,7 +1,7 @@
 """What the machine must offer for some tests: told once, and never passed over in silence.
 
-A test marked `docker`, `network` or `mounting` is deselected where the machine lacks that, and the summary says so. With CI=true
-nothing is deselected: such a test fails, because a machine that has to prove everything must be able to.
+A test marked `docker`, `network` or `mounting` is deselected where the machine lacks that, and the summary says so.
+With CI=true nothing is deselected: such a test fails, because a machine that has to prove everything must be able to.
 """
 
 from __future__ import annotations
@@ -62,9 +62,8 @@ def _lacking_index() -> str:
 
 
 def _lacking_mounts() -> str:
-    if os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0:
-        return ""
-    return "only a root that may mount can"
+    trial = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False)
+    return "" if os.geteuid() == 0 and trial.returncode == 0 else "this user may not mount"
 
 
 def reasons(item: pytest.Item) -> dict[str, str]:

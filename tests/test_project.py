@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -178,6 +180,32 @@ def test_nothing_is_left_to_do_or_skipped() -> None:
         if pattern.search(line)
     ]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"CI": ""}, "left out: docker (no Docker engine answers)"),
+        ({"CI": "true"}, "CI=true and the test needs docker"),
+    ],
+)
+def test_what_cannot_run_is_left_out_aloud_or_fails_in_ci(variables: dict[str, str], said: str, tmp_path: Path) -> None:
+    """Without an engine a docker test is deselected and named in the summary; with CI=true it fails."""
+    shutil.copy(ROOT / "tests/conftest.py", tmp_path)
+    tmp_path.joinpath("pytest.ini").write_text("[pytest]\nmarkers = docker\n")
+    tmp_path.joinpath("test_it.py").write_text(
+        "import pytest\n@pytest.mark.docker\ndef test_a(): pass\ndef test_b(): pass\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        env={**os.environ, **variables, "DOCKER_HOST": f"unix://{tmp_path}/no.sock", "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said in done.stdout
+    assert ("1 failed, 1 passed" if variables["CI"] else "1 passed, 1 deselected") in done.stdout
 
 
 def test_starting_up_imports_nothing_heavy() -> None:

@@ -37,19 +37,19 @@ class Project:
     wheels: tuple[WheelRecord, ...]
     sdists: tuple[str, ...] = ()
     """File names of source distributions, for explanations only: nnenv builds none."""
-    asked: tuple[str, ...] = ()
-    """Which sources were asked, for explanations."""
+    known: bool = False
+    """Whether a source has a page for the name, even one without files."""
 
 
 class WheelCatalog(Protocol):
     """Answers questions about wheels; each answer is the same for the whole run."""
 
     def project(self, name: str) -> Project:
-        """What the one source bound to `name` offers; without wheels and sdists when nobody knows the name."""
+        """What the one source bound to `name` offers; not `known`, and without files, when nobody knows the name."""
         ...
 
     def metadata(self, record: WheelRecord) -> CoreMetadata:
-        """The metadata of exactly this wheel."""
+        """The metadata of exactly this wheel; NnenvError `wheel-refused` if the wheel lies or is damaged."""
         ...
 
     def identify(self, record: WheelRecord) -> WheelRecord:
@@ -58,4 +58,8 @@ class WheelCatalog(Protocol):
 
     def prefetch(self, names: Iterable[str]) -> None:
         """Hint that these projects will be asked for soon; returns at once."""
+        ...
+
+    def expect(self, record: WheelRecord) -> None:
+        """Hint that this wheel's metadata will be asked for soon; returns at once."""
         ...

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
+
+_LEGACY: Final = {
+    "x86_64": {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"},
+    "aarch64": {17: "manylinux2014"},
+}
+"""Machine -> minor version of glibc 2 -> older name of that platform tag (PEP 600, "Legacy manylinux tags")."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +26,6 @@ class PythonTarget:
     """`x86_64` or `aarch64`."""
     glibc: str
     """`2.36`."""
-    key: str = field(default="", compare=False)
 
     @property
     def minor(self) -> str:
@@ -58,7 +64,7 @@ class PythonTarget:
 
     def _platforms(self) -> Iterator[str]:
         major, minor = (int(part) for part in self.glibc.split("."))
-        legacy = {17: "manylinux2014"} if self.machine == "aarch64" else {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+        legacy = _LEGACY[self.machine]
         oldest = min(legacy)
         for floor in range(minor, oldest - 1, -1):
             yield f"manylinux_{major}_{floor}_{self.machine}"

@@ -59,6 +59,9 @@ def providers_of(
             f"target {target}: shared libraries that wheels need are provided by nothing",
             where=f"targets.{target}",
             because=[f"{demand.soname} is needed by {', '.join(demand.wheels)}" for demand in missing],
-            fix=["add the OS package that holds the library to requires.system", "or choose another version of the wheel"],
+            fix=[
+                "add the OS package that holds the library to requires.system",
+                "or choose another version of the wheel",
+            ],
         )
     return tuple(found)

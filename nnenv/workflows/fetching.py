@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 from nnenv.adapters.fetch import Download, fetch_all
 from nnenv.adapters.files import open_inside
-from nnenv.errors import NnenvError
+from nnenv.errors import NnenvError, SeveralErrors
 from nnenv.spec.artifact import Artifact, Kind
 from nnenv.spec.manifest import Manifest
 from nnenv.workflows.session import Session
@@ -37,8 +37,12 @@ def fetch_artifacts(session: Session, artifacts: Iterable[Artifact], indexes: Py
         for artifact in missing
         if not artifact.origin.startswith("file:")
     ]
-    if downloads:
+    if not downloads:
+        return
+    try:
         fetch_all(downloads, session.store, session.http, workers=session.workers, progress=session.progress)
+    except NnenvError as error:
+        raise _with_way_out(error, {artifact.filename: artifact.name for artifact in missing}) from None
 
 
 def fetch_locked(session: Session, artifacts: Iterable[Artifact], os: str) -> None:
@@ -55,6 +59,23 @@ def _manifest(session: Session) -> Manifest | None:
         return session.manifest()
     except NnenvError:
         return None
+
+
+def _with_way_out(error: NnenvError, names: Mapping[str, str]) -> NnenvError:
+    """The same refusals; where a source no longer has a locked file, with how to move to one that it has: archives
+    drop a package's old version when they publish a new one."""
+    if isinstance(error, SeveralErrors):
+        return SeveralErrors([_with_way_out(inner, names) for inner in error.errors])
+    name = names.get(error.where or "")
+    if error.code != "index-unreachable" or name is None:
+        return error
+    return NnenvError(
+        error.code,
+        error.what,
+        where=error.where,
+        because=error.because,
+        fix=[*error.fix, f"if the source has dropped this version: `nnenv lock -P {name}`"],
+    )
 
 
 def _from_project(session: Session, artifact: Artifact) -> None:
