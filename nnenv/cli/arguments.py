@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from nnenv import __version__
 from nnenv.errors import NnenvError
@@ -14,6 +14,9 @@ _GLOBAL_NOTE = """\
 Every option can be set by a variable: NNENV_OFFLINE=1, NNENV_STORE=DIR, NNENV_TARGET=cpu, ...
 Exit codes: 0 done; 1 the input or the world said no; 2 wrong usage, or a bug in nnenv."""
 
+COLORS: Final = ("auto", "always", "never")
+RUNNERS: Final = ("auto", "docker", "sandbox")
+STATUSES: Final = ("closed", "loadable", "smoke", "model-valid", "verified")
 
 if TYPE_CHECKING:
     _Commands = argparse._SubParsersAction["_Parser"]
@@ -26,14 +29,17 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     """The parser of the whole command line; defaults come from NNENV_* in `environment`."""
-    common = _common(environment)
+    common = _common()
     top = _Parser(
         prog="nnenv",
+        # Of its own: the defaults stand here alone, so that `nnenv -C DIR lock` and `nnenv lock -C DIR` mean the same.
+        parents=[_common()],
         description="Environments for neural-network models: locked, built bit for bit, verified by inference.",
         epilog="example:\n  nnenv lock && nnenv build --target cpu && nnenv verify --target cpu\n\n" + _GLOBAL_NOTE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"nnenv {__version__}")
+    top.set_defaults(**_common_defaults(environment))
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     _lock(commands, common, environment)
     _fetch(commands, common, environment)
@@ -47,37 +53,48 @@ def _on(environment: Mapping[str, str], name: str) -> bool:
     return environment.get(f"NNENV_{name}", "").strip().lower() in {"1", "true", "yes", "on"}
 
 
-def _common(environment: Mapping[str, str]) -> _Parser:
-    common = _Parser(add_help=False)
+def _chosen(environment: Mapping[str, str], name: str, choices: Sequence[str], default: str) -> str:
+    """The value of NNENV_<name>; NnenvError `usage` if it is none of the choices."""
+    value = environment.get(f"NNENV_{name}", default)
+    if value not in choices:
+        raise NnenvError(
+            "usage",
+            f"NNENV_{name} is {value[:80]!r}",
+            where=f"NNENV_{name}",
+            fix=[f"set it to one of {', '.join(choices)}, or unset it"],
+            exit_code=2,
+        )
+    return value
+
+
+def _common_defaults(environment: Mapping[str, str]) -> dict[str, object]:
+    """What the options of every command are when the line does not give them."""
+    return {
+        "directory": environment.get("NNENV_PROJECT", "."),
+        "store": environment.get("NNENV_STORE", ""),
+        "offline": _on(environment, "OFFLINE"),
+        "json": _on(environment, "JSON"),
+        "quiet": _on(environment, "QUIET"),
+        "verbose": _on(environment, "VERBOSE"),
+        "color": _chosen(environment, "COLOR", COLORS, "auto"),
+        "workers": environment.get("NNENV_WORKERS", "8"),
+    }
+
+
+def _common() -> _Parser:
+    """The options of every command, without defaults: absent from the line means absent from the result."""
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     group = common.add_argument_group("common options")
+    group.add_argument("-C", dest="directory", metavar="DIR", help="the project's folder (default: this one)")
+    group.add_argument("--store", metavar="DIR", help="the content-addressed store (default: $XDG_CACHE_HOME/nnenv)")
+    group.add_argument("--offline", action="store_true", help="make no network call")
+    group.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    group.add_argument("-q", "--quiet", action="store_true", help="no progress, no summary")
+    group.add_argument("-v", "--verbose", action="store_true", help="say more; tracebacks of bugs")
+    group.add_argument("--color", choices=COLORS, help="colours (default: on a terminal, unless NO_COLOR is set)")
     group.add_argument(
-        "-C", dest="directory", metavar="DIR", default=environment.get("NNENV_PROJECT", "."),
-        help="the project's folder (default: this one)",
-    )  # fmt: skip
-    group.add_argument(
-        "--store", metavar="DIR", default=environment.get("NNENV_STORE", ""),
-        help="the content-addressed store (default: $XDG_CACHE_HOME/nnenv)",
-    )  # fmt: skip
-    group.add_argument(
-        "--offline", action="store_true", default=_on(environment, "OFFLINE"), help="make no network call"
+        "--workers", type=_positive, metavar="N", help="parallel downloads (default: 8); never changes a result"
     )
-    group.add_argument(
-        "--json", action="store_true", default=_on(environment, "JSON"), help="print one JSON object on stdout"
-    )
-    group.add_argument(
-        "-q", "--quiet", action="store_true", default=_on(environment, "QUIET"), help="no progress, no summary"
-    )
-    group.add_argument(
-        "-v", "--verbose", action="store_true", default=_on(environment, "VERBOSE"), help="say more; tracebacks of bugs"
-    )
-    group.add_argument(
-        "--color", choices=["auto", "always", "never"], default=environment.get("NNENV_COLOR", "auto"),
-        help="colours (default: on a terminal, unless NO_COLOR is set)",
-    )  # fmt: skip
-    group.add_argument(
-        "--workers", type=_positive, metavar="N", default=_positive(environment.get("NNENV_WORKERS", "8")),
-        help="parallel downloads (default: 8); never changes a result",
-    )  # fmt: skip
     return common
 
 
@@ -193,12 +210,12 @@ def _verify(commands: _Commands, common: _Parser, environment: Mapping[str, str]
     _target(command, environment)
     _frozen(command, environment)
     command.add_argument(
-        "--runner", choices=["auto", "docker", "sandbox"], default=environment.get("NNENV_RUNNER", "auto"),
+        "--runner", choices=RUNNERS, default=_chosen(environment, "RUNNER", RUNNERS, "auto"),
         help="where to run (default: a Docker engine if one answers, else the built-in sandbox)",
     )  # fmt: skip
     command.add_argument(
-        "--require", choices=["closed", "loadable", "smoke", "model-valid", "verified"],
-        default=environment.get("NNENV_REQUIRE", "verified"), help="least status for exit code 0 (default: verified)",
+        "--require", choices=STATUSES, default=_chosen(environment, "REQUIRE", STATUSES, "verified"),
+        help="least status for exit code 0 (default: verified)",
     )  # fmt: skip
     command.add_argument("--memory", type=_positive, metavar="GIB", default=4, help="memory limit (default: 4 GiB)")
     command.add_argument("--timeout", type=_seconds, metavar="S", default=600.0, help="time limit (default: 600 s)")
@@ -232,7 +249,7 @@ def _test(commands: _Commands, common: _Parser, environment: Mapping[str, str]) 
     record.add_argument("--into", metavar="DIR", default="", help="folder for the cases (default: tests/MODEL)")
     record.add_argument("--cross-check", action="store_true", help="demand that onnx's reference evaluator agrees")
     record.add_argument(
-        "--runner", choices=["auto", "docker", "sandbox"], default=environment.get("NNENV_RUNNER", "auto"),
+        "--runner", choices=RUNNERS, default=_chosen(environment, "RUNNER", RUNNERS, "auto"),
         help="where to run (default: auto)",
     )  # fmt: skip
 

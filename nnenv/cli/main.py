@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from nnenv.cli import render
 from nnenv.cli.arguments import parser, targets_of
@@ -51,7 +51,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _refused(error: NnenvError, line: Sequence[str], wants_json: bool, palette: render.Palette) -> int:
-    command = next((word for word in line if not word.startswith("-")), "")
+    command = next((word for word in line if word in COMMANDS), "")
     if wants_json:
         sys.stdout.write(render.json_text(render.error_json(command, error)))
     else:
@@ -64,16 +64,9 @@ def _run(line: Sequence[str]) -> int:
     if arguments.command is None:
         parser(os.environ).print_help()
         return 2
-    commands: Mapping[str, Callable[[Session, argparse.Namespace], int]] = {
-        "lock": _lock,
-        "fetch": _fetch,
-        "build": _build,
-        "verify": _verify,
-        "test": _record,
-    }
     session = _session(arguments)
     try:
-        return commands[arguments.command](session, arguments)
+        return COMMANDS[arguments.command](session, arguments)
     finally:
         session.store.close()
 
@@ -218,3 +211,13 @@ def _record(session: Session, arguments: argparse.Namespace) -> int:
         ),
     )
     return 0
+
+
+COMMANDS: Final[Mapping[str, Callable[[Session, argparse.Namespace], int]]] = {
+    "lock": _lock,
+    "fetch": _fetch,
+    "build": _build,
+    "verify": _verify,
+    "test": _record,
+}
+"""Command -> what runs it; the exit code comes back."""

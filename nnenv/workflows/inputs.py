@@ -7,9 +7,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
-from nnenv.adapters.files import open_inside, read_inside
+from nnenv.adapters.files import open_inside
 from nnenv.errors import NnenvError
 from nnenv.formats.onnx_model import OnnxFacts, read_onnx
 from nnenv.spec.artifact import Artifact, Kind, Sha256
@@ -17,11 +16,7 @@ from nnenv.spec.lockfile import CaseLock, FileLock, ModelLock
 from nnenv.spec.manifest import CaseSpec, Manifest, ModelSpec
 from nnenv.workflows.session import Session
 
-if TYPE_CHECKING:
-    from nnenv.verify.cases import CaseFiles
-
 _CHUNK = 1 << 20
-_CASE_FILE_LIMIT = 1 << 30
 _FILES_LIMIT = 20_000
 
 
@@ -56,48 +51,20 @@ def keep_inputs(session: Session, inputs: Inputs) -> None:
                 session.store.add(stream, artifact.sha256, artifact.size)
 
 
-def check_cases(session: Session, manifest: Manifest, inputs: Inputs) -> None:
-    """Bind every test case to its model's inputs and outputs; NnenvError `case-invalid` if one does not fit."""
-    from nnenv.verify.cases import bind, parse_case_toml
+def check_cases(session: Session, inputs: Inputs) -> None:
+    """Bind every test case, which must be in the store by now, to its model; NnenvError `case-invalid` if one does
+    not fit."""
+    from nnenv.workflows.cases import bound_case
 
-    for spec, model in zip(manifest.models, inputs.models, strict=True):
-        facts = onnx_facts(session, spec.path)
+    for model in inputs.models:
         for case in model.cases:
-            if case.settings is not None:
-                path = inputs.artifacts[case.settings].origin.removeprefix("file:")
-                parse_case_toml(_text(session, path), path)
-            files = _case_files(session, case, inputs)
-            bind(files, [item.name for item in facts.inputs], [item.name for item in facts.outputs])
+            bound_case(session.store, inputs.artifacts, model, case)
 
 
 def onnx_facts(session: Session, path: str) -> OnnxFacts:
     """The static facts of a model file of the project."""
     with open_inside(session.project, path) as stream:
         return read_onnx(stream, path)
-
-
-def _text(session: Session, path: str) -> str:
-    try:
-        return read_inside(session.project, path, 1 << 20).decode()
-    except UnicodeDecodeError:
-        raise NnenvError("case-invalid", f"{path} is not UTF-8", where=path, fix=["save it as UTF-8"]) from None
-
-
-def _case_files(session: Session, case: CaseLock, inputs: Inputs) -> CaseFiles:
-    from nnenv.verify.cases import CaseFiles
-
-    files = {}
-    for digest in dict.fromkeys((*case.inputs, *case.expected)):
-        artifact = inputs.artifacts[digest]
-        files[artifact.filename] = read_inside(session.project, artifact.origin.removeprefix("file:"), _CASE_FILE_LIMIT)
-    # two files of a case may have equal bytes and so be one artifact: names come from their roles
-    roles = {}
-    for role, digests in (("input", case.inputs), ("output", case.expected)):
-        for index, digest in enumerate(digests):
-            artifact = inputs.artifacts[digest]
-            name = artifact.filename if artifact.filename.endswith(".npz") else f"{role}_{index}.pb"
-            roles[name] = files[artifact.filename]
-    return CaseFiles(name=case.name, files=roles)
 
 
 def _model(session: Session, spec: ModelSpec, manifest: Manifest, inputs: Inputs) -> ModelLock:

@@ -28,10 +28,11 @@ from nnenv.image.tree import Content, Entry, Slice, compose
 from nnenv.image.wheels import place
 from nnenv.spec.artifact import Artifact, Sha256
 from nnenv.spec.lock_toml import write_lock
-from nnenv.spec.lockfile import CaseLock, Lockfile, ModelLock, TargetLock
+from nnenv.spec.lockfile import Lockfile, ModelLock, TargetLock
 from nnenv.verify.closure import TRIPLETS, ImageElf
 from nnenv.verify.harness import FILES as HARNESS_FILES
 from nnenv.verify.protocols import Limits, Run
+from nnenv.workflows.cases import bound_case
 from nnenv.workflows.facts import deb_facts, wheel_facts
 from nnenv.workflows.session import Session
 
@@ -251,7 +252,7 @@ class LayerMaker:
         artifact = self.lockfile.by_digest[model.file]
         listed = []
         for number, lock in enumerate(model.cases):
-            under_test = bound_case(self.session, self.lockfile, model, lock)
+            under_test = bound_case(self.session.store, self.lockfile.by_digest, model, lock)
             roles: dict[str, list[dict[str, str]]] = {"inputs": [], "outputs": []}
             for role, tensors in (("inputs", under_test.case.inputs), ("outputs", under_test.case.expected)):
                 for index, (name, array) in enumerate(tensors.items()):
@@ -366,39 +367,6 @@ class LayerMaker:
 
         store = self.session.store
         return store.tree(layer.diff_id, lambda path: extract_tar(read_layer_tar(layer, store), path))
-
-
-def bound_case(session: Session, lockfile: Lockfile, model: ModelLock, lock: CaseLock):  # type: ignore[no-untyped-def]
-    """A locked case, read from the store and bound to its model: an `evaluate.CaseUnderTest`."""
-    from dataclasses import replace
-
-    from nnenv.formats.onnx_model import read_onnx
-    from nnenv.verify.cases import CaseFiles, CaseSettings, bind, parse_case_toml
-    from nnenv.verify.compare import LIMITS
-    from nnenv.verify.evaluate import CaseUnderTest
-
-    store = session.store
-    artifact = lockfile.by_digest[model.file]
-    with store.open(model.file) as stream:
-        facts = read_onnx(stream, artifact.filename)
-    files = {}
-    for role, digests in (("input", lock.inputs), ("output", lock.expected)):
-        for index, digest in enumerate(digests):
-            name = lockfile.by_digest[digest].filename
-            with store.open(digest) as stream:
-                files[name if name.endswith(".npz") else f"{role}_{index}.pb"] = stream.read()
-    case = bind(
-        CaseFiles(name=lock.name, files=files),
-        [item.name for item in facts.inputs],
-        [item.name for item in facts.outputs],
-    )
-    settings = CaseSettings()
-    if lock.settings is not None:
-        with store.open(lock.settings) as stream:
-            settings = parse_case_toml(stream.read().decode(), f"{lock.name}/case.toml")
-    if lock.tolerance is not None:
-        settings = replace(settings, tolerance=dict.fromkeys(LIMITS, lock.tolerance))
-    return CaseUnderTest(case=case, settings=settings)
 
 
 def harness_files() -> dict[str, bytes]:

@@ -65,8 +65,8 @@ def resolved(
     those of `old` are refused. `exclude_newer` (RFC 3339 UTC or "") wins over the manifest's.
     Raises NnenvError with the reason when a target has no solution.
     """
-    check_cases(session, manifest, inputs)
     keep_inputs(session, inputs)
+    check_cases(session, inputs)
     draft = _Draft()
     with session.python_indexes(manifest) as indexes:
         newest = exclude_newer or _exclude_newer(session, manifest)

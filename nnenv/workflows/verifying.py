@@ -33,7 +33,8 @@ from nnenv.verify.protocols import Limits, Run, Runner
 from nnenv.verify.report import Check, Finding, Report
 from nnenv.verify.statement import statement
 from nnenv.workflows.building import ENVIRONMENT, SELF_TEST, assemble, checked_lock, chosen_targets, load_into
-from nnenv.workflows.layering import LayerMaker, bound_case, harness_files
+from nnenv.workflows.cases import bound_case
+from nnenv.workflows.layering import LayerMaker, harness_files
 from nnenv.workflows.session import Session
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def models_under_test(session: Session, lockfile: Lockfile, target: TargetLock) 
             name=model.name,
             path="/" + model_path(model.name, lockfile.by_digest[model.file]),
             sha256=model.file,
-            cases=tuple(bound_case(session, lockfile, model, case) for case in model.cases),
+            cases=tuple(bound_case(session.store, lockfile.by_digest, model, case) for case in model.cases),
         )
         for model in lockfile.models_of(target)
     )

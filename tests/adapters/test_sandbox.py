@@ -271,6 +271,11 @@ def eventually(condition: Callable[[], object], seconds: float = 10.0) -> bool:
     return False
 
 
+def unique_minute() -> str:
+    """An argument for `sleep` by which its process is found; short enough to leave nothing for long if a test fails."""
+    return f"60.{time.monotonic_ns()}"
+
+
 def processes_with(argument: str) -> list[int]:
     """Ids of this machine's processes that have `argument` on their command line."""
     found = []
@@ -359,7 +364,7 @@ def test_devices_work(way: Way) -> None:
 @contextlib.contextmanager
 def sleeping(way: Way) -> Iterator[Path]:
     """The /proc directory, in this machine's view, of a process that sleeps in the sandbox."""
-    mark = f"98{time.monotonic_ns() % 10**9}"
+    mark = unique_minute()
     runner = threading.Thread(target=way.run, args=("sleep", mark), kwargs={"seconds": 20.0})
     runner.start()
     try:
@@ -484,11 +489,11 @@ def test_the_host_name_is_not_the_hosts(way: Way) -> None:
 
 def test_time_runs_out_for_grandchildren_too(way: Way) -> None:
     """At the time limit everything is gone, also what left its session; the control saw it running."""
-    mark = f"97{time.monotonic_ns() % 10**9}"
+    mark = unique_minute()
     seen: list[bool] = []
     witness = threading.Thread(target=lambda: seen.append(eventually(lambda: len(processes_with(mark)) >= 2)))
     witness.start()
-    done = way.shell(f"(sleep {mark} & exec sleep {mark}) & disown -a; sleep 3333", seconds=1.5)
+    done = way.shell(f"(sleep {mark} & exec sleep {mark}) & disown -a; sleep 33", seconds=1.5)
     witness.join()
     assert (done.limit_hit, done.exit_code) == ("time", -9)
     assert seen == [True]
@@ -498,7 +503,7 @@ def test_time_runs_out_for_grandchildren_too(way: Way) -> None:
 
 def test_nothing_outlives_the_program(way: Way) -> None:
     """A background process ends with the program that left it, and does not keep the run waiting."""
-    mark = f"96{time.monotonic_ns() % 10**9}"
+    mark = unique_minute()
     done = way.shell(f"sleep {mark} & echo started", seconds=30.0)
     assert (done.stdout, done.exit_code) == (b"started\n", 0)
     assert done.seconds < 10
@@ -508,7 +513,7 @@ def test_nothing_outlives_the_program(way: Way) -> None:
 def test_killing_nnenv_kills_the_sandbox(way: Way) -> None:
     """SIGKILL for the process that runs the sandbox leaves nothing behind."""
     way.run("bash", "-c", ":")  # composes the root
-    mark = f"95{time.monotonic_ns() % 10**9}"
+    mark = unique_minute()
     order = way.order(["bash", "-c", f"sleep {mark} & sleep {mark}"], b"", {}, {})
     with way.start() as child:
         assert child.stdin

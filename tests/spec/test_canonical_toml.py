@@ -79,7 +79,16 @@ def test_a_string_has_one_spelling(text: str, spelled: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "spelled"),
-    [(True, "true"), (False, "false"), (0, "0"), (-3, "-3"), (1.0, "1.0"), (1e-05, "1e-05"), (0.1, "0.1"), ("x", '"x"')],
+    [
+        (True, "true"),
+        (False, "false"),
+        (0, "0"),
+        (-3, "-3"),
+        (1.0, "1.0"),
+        (1e-05, "1e-05"),
+        (0.1, "0.1"),
+        ("x", '"x"'),
+    ],
 )
 def test_a_scalar_has_one_spelling(value: object, spelled: str) -> None:
     """Booleans are no integers, and floats are spelled as Python's `repr` does: the shortest that comes back."""
