@@ -17,7 +17,8 @@ from nnenv.verify.evaluate import CaseUnderTest
 def bound_case(store: Store, artifacts: Mapping[Sha256, Artifact], model: ModelLock, case: CaseLock) -> CaseUnderTest:
     """The case's tensors under the model's names, with its settings; a tolerance in model.toml wins over case.toml.
 
-    `artifacts` are the lock's, by digest. Raises NnenvError `case-invalid`, or StoreCorrupt and StoreMissing as the store does.
+    `artifacts` are the lock's, by digest.
+    Raises NnenvError `case-invalid`, or StoreCorrupt and StoreMissing as the store does.
     """
     with store.open(model.file) as stream:
         facts = read_onnx(stream, artifacts[model.file].filename)
