@@ -76,6 +76,7 @@ def lock_text(outcome: LockOutcome, options: LockOptions, palette: Palette) -> s
         rows.append((target.name, target.platform, target.os, target.python, target.glibc, *counts, bytes_text(size)))
     moved = [] if outcome.previous is None else changes(outcome.previous, lockfile)
     text = "".join(f"{line}\n" for line in moved) + table(rows, right=frozenset({5, 6, 7, 8}))
+    text += "".join(f"note: {notice}\n" for notice in lockfile.notices)
     if not outcome.changed:
         return text + f"{palette('green', LOCK_NAME + ' is up to date')}\n"
     return text + (f"{LOCK_NAME} would change\n" if options.dry_run else f"{palette('green', 'wrote ' + LOCK_NAME)}\n")
