@@ -22,7 +22,6 @@ CODES: Final[dict[str, str]] = {
     "engine-unavailable": "No Docker engine answered.",
     "file-unreadable": "A named file is missing, too large, not a regular file, or may not be read.",
     "image-mismatch": "The built image differs from the one the lock expects.",
-    "image-not-built": "The target has no built image in the store.",
     "index-unreachable": "A package index or archive did not answer.",
     "internal": "A bug in nnenv.",
     "interrupted": "The user interrupted the command.",
@@ -49,7 +48,6 @@ CODES: Final[dict[str, str]] = {
     "store-unusable": "The store's place offers no kernel locks, has no path, or was laid out by a newer nnenv.",
     "target-unknown": "A target is named that model.toml does not define.",
     "usage": "The command line is wrong.",
-    "variant-collision": "Two distributions that provide one import name are in one target.",
     "verification-failed": "The image did not pass verification.",
     "wheel-refused": "A wheel's zip structure or RECORD breaks a rule of the strict gate.",
 }

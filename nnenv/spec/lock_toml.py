@@ -266,12 +266,14 @@ def _lockfile(document: dict[str, object]) -> Lockfile:
 
 
 def _check_references(lockfile: Lockfile) -> None:
-    """ValueError unless every digest that is used names an artifact, and every model that is used exists."""
+    """ValueError unless names are unique, every digest that is used names an artifact, and every model exists."""
     if len(lockfile.by_digest) != len(lockfile.artifacts):
         raise ValueError("two artifacts have one sha256")
     if digests_used(lockfile.targets, lockfile.models, lockfile.files) != set(lockfile.by_digest):
         raise ValueError("artifacts and references do not match")
     models = {model.name for model in lockfile.models}
+    if len(models) != len(lockfile.models) or len({t.name for t in lockfile.targets}) != len(lockfile.targets):
+        raise ValueError("two targets or two models have one name")
     if any(name not in models for target in lockfile.targets for name in target.models):
         raise ValueError("a target names a model that the lock does not hold")
 

@@ -39,7 +39,7 @@ def test_tables_come_back(values: dict[str, object]) -> None:
 
 
 def sorted_deeply(value: object) -> object:
-    """`value` with its tables sorted by key, so that `repr` tells 1 from 1.0 from True but not one order from another."""
+    """`value` with its tables sorted by key, so that `repr` tells 1 from 1.0 from True but sees no order."""
     if isinstance(value, dict):
         return sorted((key, sorted_deeply(inner)) for key, inner in value.items())
     return [sorted_deeply(item) for item in value] if isinstance(value, list) else value
