@@ -146,14 +146,12 @@ class LayerMaker:
         match plan.kind:
             case LayerKind.OS_STATE:
                 more = [self.target.os, self._user().uid, self._user().gid]
-            case LayerKind.INTERPRETER_BYTECODE:
-                more = self.target.python
             case LayerKind.WHEELS:
                 more = self.target.python
-            case LayerKind.WHEEL_BYTECODE:
-                more = [self.target.python, *(deb.sha256 for deb in self.lockfile.debs_of(self.target))]
+            case LayerKind.INTERPRETER_BYTECODE | LayerKind.WHEEL_BYTECODE:
+                more = [self.target.python, *(deb.sha256 for deb in self._interpreter_debs())]
             case LayerKind.MODEL:
-                more = plan.title
+                more = [model_path(artifact.name, artifact) for artifact in plan.artifacts]
             case LayerKind.FILES:
                 more = [[file.path, file.sha256, file.executable] for file in self.lockfile.files]
             case LayerKind.NNENV:

@@ -1,0 +1,16 @@
+"""The image recipe: everything of ours that becomes image bytes is pinned by the recipe's number."""
+
+from __future__ import annotations
+
+from nnenv.image.plan import RECIPE
+from nnenv.verify.evaluate import harness_digest
+from nnenv.workflows.layering import harness_files
+
+HARNESS = {1: "d8891c8e0c1018cf6269ce4685bc3ea31f870de3942d49744ed0ee8388ac39eb"}
+"""Recipe -> digest of the harness that its images hold."""
+
+
+def test_the_harness_changes_only_with_the_recipe() -> None:
+    """Images hold the harness, so once a recipe is released another harness needs another recipe: else an old lock
+    would build to other bytes."""
+    assert harness_digest(harness_files()) == HARNESS[RECIPE]
