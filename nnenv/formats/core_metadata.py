@@ -45,10 +45,14 @@ def read_metadata(data: bytes, what: str) -> CoreMetadata:
 
 
 def _headers(text: str) -> Iterator[tuple[str, str]]:
-    """(lower-case name, unfolded value) pairs up to the first blank line (RFC 822 folding)."""
+    """(lower-case name, unfolded value) pairs up to the first empty line (RFC 822 folding).
+
+    A line of spaces alone continues a header, as licence texts in METADATA show; only LF ends a line.
+    """
     name = value = ""
-    for line in text.splitlines():
-        if not line.strip():
+    for raw in text.split("\n"):
+        line = raw.removesuffix("\r")
+        if not line:
             break
         if line[0] in " \t":
             value += " " + line.strip()

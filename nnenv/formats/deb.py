@@ -134,7 +134,7 @@ class _ArMember:
 def _read_header(stream: BinaryIO, total_size: int, what: str) -> _ArMember:
     """The member whose header is next; leaves the stream at its content."""
     header = stream.read(_HEADER_SIZE)
-    if len(header) != _HEADER_SIZE or header[58:] != b"`\n":
+    if header[58:] != b"`\n":
         raise _refused(what, "a member's header is missing or broken")
     name = _MEMBER_NAME.match(header[:16])
     numbers = (header[16:28], header[28:34], header[34:40], header[40:48])

@@ -50,7 +50,10 @@ class _Malformed(Exception):
 
 
 def read_onnx(stream: BinaryIO, what: str) -> OnnxFacts:
-    """The facts of the model in `stream` (seekable); NnenvError `model-invalid` if it is no self-contained ONNX model."""
+    """The facts of the model in `stream` (seekable).
+
+    Raises NnenvError `model-invalid` if it is no self-contained ONNX model.
+    """
     try:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(0)

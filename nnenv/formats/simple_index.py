@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from html.parser import HTMLParser
-from typing import cast
-from urllib.parse import unquote, urldefrag, urljoin
+from operator import attrgetter
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 from nnenv.errors import NnenvError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
-ACCEPT = (
-    "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
-)
+ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 """The Accept header for a page: JSON first (PEP 691, "Content negotiation")."""
 
 
@@ -43,50 +41,83 @@ class IndexFile:
 
 
 def read_page(body: bytes, content_type: str, url: str) -> tuple[IndexFile, ...]:
-    """The files of one project page, in the page's order; NnenvError `index-unreachable` if it is neither JSON nor HTML."""
-    if "json" in content_type:
-        return tuple(_json_files(body, url))
-    return tuple(_html_files(body, url))
+    """The files of one project page, in the page's order, each name once.
+
+    Files at addresses that a page of that origin must not name (a local file named by a web page) are left out.
+    Raises NnenvError `index-unreachable` if the page is not what its type says.
+    """
+    found = _json_files(body, url) if "json" in content_type else _html_files(body, url)
+    files: dict[str, IndexFile] = {}
+    for file in found:
+        if _may_name(url, file.url):
+            files.setdefault(file.filename, file)
+    return tuple(files.values())
+
+
+def _may_name(page: str, link: str) -> bool:
+    """Whether a link may be followed: the web names the web, a local page names whatever it likes."""
+    return link.startswith(("http://", "https://")) or not page.startswith(("http://", "https://"))
 
 
 def _json_files(body: bytes, url: str) -> Iterator[IndexFile]:
     try:
         page = json.loads(body)
+        version = str(page.get("meta", {}).get("api-version", "1.0"))
+        if version.partition(".")[0] != "1":
+            # PEP 629: a client that knows only major version 1 refuses any other.
+            raise ValueError(f"its api-version is {version}")
         for item in page["files"]:
             yield _json_file(item, url)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise NnenvError(
-            "index-unreachable",
-            "an index page is not the JSON that PEP 691 describes",
-            where=url,
-            because=[str(error)[:200]],
-            fix=["check the index URL in pip's configuration or NNENV_INDEX_URL"],
-        ) from None
+        raise _no_page(url, f"{type(error).__name__}: {error}", "the JSON that PEP 691 describes") from None
+
+
+def _no_page(url: str, because: str, wanted: str) -> NnenvError:
+    parts = urlsplit(url)
+    return NnenvError(
+        "index-unreachable",
+        f"an index page is not {wanted}",
+        where=parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
+        because=[because[:200]],
+        fix=["check the index URL in pip's configuration or NNENV_INDEX_URL"],
+    )
 
 
 def _json_file(item: Mapping[str, object], base: str) -> IndexFile:
     hashes = item.get("hashes")
-    sha256 = hashes.get("sha256", "") if isinstance(hashes, dict) else ""
     size = item.get("size")
     metadata = item.get("core-metadata", item.get("dist-info-metadata", False))
     return IndexFile(
-        filename=cast(str, item["filename"]),
-        url=urljoin(base, cast(str, item["url"])),
-        sha256=_checked(sha256),
-        size=size if isinstance(size, int) else None,
-        requires_python=cast(str, item.get("requires-python") or ""),
+        filename=_string(item["filename"]),
+        url=_joined(base, _string(item["url"])),
+        sha256=_checked(hashes.get("sha256")) if isinstance(hashes, dict) else "",
+        size=size if type(size) is int and size >= 0 else None,
+        requires_python=_string(item.get("requires-python") or ""),
         yanked=bool(item.get("yanked", False)),
-        upload_time=_seconds(item.get("upload-time")),
+        upload_time=_moment(item.get("upload-time")),
         metadata=bool(metadata),
-        metadata_sha256=_checked(metadata.get("sha256", "")) if isinstance(metadata, dict) else "",
+        metadata_sha256=_checked(metadata.get("sha256")) if isinstance(metadata, dict) else "",
     )
 
 
-def _seconds(value: object) -> str:
-    """An upload time cut to whole seconds, so that two spellings of one moment are one string."""
-    if not isinstance(value, str) or len(value) < 20 or not value.endswith("Z"):
-        return ""
-    return value[:19] + "Z"
+def _joined(base: str, link: str) -> str:
+    """`urljoin`, which costs most of a large page's time, only where the link is relative."""
+    return link if link.startswith(("https://", "http://")) else urljoin(base, link)
+
+
+def _string(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.80} is not a string")
+    return value
+
+
+_MOMENT = re.compile(r"([0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9])(?:\.[0-9]+)?(?:Z|\+00:00)\Z")
+
+
+def _moment(value: object) -> str:
+    """An upload time cut to whole seconds, so that two spellings of one moment are one string; "" for anything else."""
+    match = _MOMENT.match(value) if isinstance(value, str) else None
+    return f"{match[1]}Z" if match else ""
 
 
 def _checked(value: object) -> str:
@@ -109,49 +140,44 @@ class _Links(HTMLParser):
 
 def _html_files(body: bytes, url: str) -> Iterator[IndexFile]:
     parser = _Links()
-    parser.feed(body.decode("utf-8", "replace"))
-    base = urljoin(url, parser.base)
-    for attributes in parser.links:
-        link, fragment = urldefrag(urljoin(base, attributes["href"] or ""))
-        filename = unquote(link.rsplit("/", 1)[-1])
-        if not filename.endswith((".whl", ".tar.gz", ".zip")):
-            continue
-        metadata = attributes.get("data-core-metadata") or attributes.get("data-dist-info-metadata") or ""
-        yield IndexFile(
-            filename=filename,
-            url=link,
-            sha256=_checked(fragment.removeprefix("sha256=")),
-            requires_python=attributes.get("data-requires-python") or "",
-            yanked="data-yanked" in attributes,
-            metadata=bool(metadata),
-            metadata_sha256=_checked(metadata.removeprefix("sha256=")),
-        )
+    try:
+        parser.feed(body.decode("utf-8", "replace"))
+        base = urljoin(url, parser.base)
+        for attributes in parser.links:
+            link, fragment = urldefrag(urljoin(base, attributes["href"] or ""))
+            filename = unquote(link.partition("?")[0].rsplit("/", 1)[-1])
+            if filename.endswith(_DISTRIBUTIONS):
+                yield _html_file(filename, link, fragment, attributes)
+    except (ValueError, AssertionError) as error:
+        raise _no_page(url, str(error), "the HTML that PEP 503 describes") from None
 
 
-def pack_page(files: tuple[IndexFile, ...]) -> bytes:
+_DISTRIBUTIONS = (".whl", ".tar.gz", ".zip", ".tar.bz2")
+
+
+def _html_file(filename: str, link: str, fragment: str, attributes: Mapping[str, str | None]) -> IndexFile:
+    metadata = attributes.get("data-core-metadata") or attributes.get("data-dist-info-metadata") or ""
+    digests = [part.removeprefix("sha256=") for part in fragment.split("&") if part.startswith("sha256=")]
+    return IndexFile(
+        filename=filename,
+        url=link,
+        sha256=_checked(digests[0]) if digests else "",
+        requires_python=attributes.get("data-requires-python") or "",
+        yanked="data-yanked" in attributes,
+        metadata=metadata not in {"", "false"},
+        metadata_sha256=_checked(metadata.removeprefix("sha256=")),
+    )
+
+
+_FIELDS = tuple(field.name for field in fields(IndexFile))
+_row = attrgetter(*_FIELDS)
+
+
+def pack_page(files: Iterable[IndexFile]) -> bytes:
     """A page as compact bytes for the store."""
-    return json.dumps(
-        [
-            [f.filename, f.url, f.sha256, f.size, f.requires_python, f.yanked, f.upload_time, f.metadata, f.metadata_sha256]
-            for f in files
-        ],
-        separators=(",", ":"),
-    ).encode()
+    return json.dumps([_row(file) for file in files], separators=(",", ":")).encode()
 
 
 def unpack_page(data: bytes) -> tuple[IndexFile, ...]:
     """The page that `pack_page` packed."""
-    return tuple(
-        IndexFile(
-            filename=row[0],
-            url=row[1],
-            sha256=row[2],
-            size=row[3],
-            requires_python=row[4],
-            yanked=row[5],
-            upload_time=row[6],
-            metadata=row[7],
-            metadata_sha256=row[8],
-        )
-        for row in json.loads(data)
-    )
+    return tuple(IndexFile(**dict(zip(_FIELDS, row, strict=True))) for row in json.loads(data))

@@ -230,7 +230,8 @@ def _read_pax(reader: _Blocks, header: bytes, overrides: _Overrides, what: str) 
     while rest:
         match = _PAX_RECORD.match(rest)
         length = int(match[1]) if match else 0
-        if not match or not match.end() < length <= len(rest) or rest[length - 1 : length] != b"\n":
+        # What has matched holds no line feed and nothing lies beyond the end, so this proves the length as well.
+        if not match or rest[length - 1 : length] != b"\n":
             raise _refused(what, "", f"a pax header has the malformed record {rest[:80]!r}")
         key = _decoded(match[2], what)
         if key not in _PAX_USED | _PAX_IGNORED:
@@ -287,20 +288,24 @@ def _size(header: bytes, overrides: dict[str, str], path: str, what: str) -> int
 
 def _relative(path: str, kind: TarKind, what: str) -> str:
     """`path` without `./` before and slash behind; empty for `./` itself. Raises unless it stays below."""
-    fault = _path_fault(path)
+    if kind == "dir" and path in (".", "./"):
+        return ""
     relative = path.removeprefix("./")
     if kind == "dir":
-        relative = "" if relative == "." else relative.removesuffix("/")
-    parts = relative.split("/")
-    if not fault and relative and ("" in parts or "." in parts or ".." in parts):
-        fault = "its name is absolute or has an empty, `.` or `..` component"
-    if not fault and not relative and kind != "dir":
-        fault = "its name is empty"
-    if not fault and len(parts) > _DEPTH_LIMIT:
-        fault = f"it lies more than {_DEPTH_LIMIT} directories deep"
+        relative = relative.removesuffix("/")
+    fault = _path_fault(path) or _parts_fault(relative.split("/"))
     if fault:
         raise _refused(what, path, fault)
     return relative
+
+
+def _parts_fault(parts: list[str]) -> str:
+    """The rule that the components of a relative path break, or nothing."""
+    if "" in parts or "." in parts or ".." in parts:
+        return "its name is absolute or has an empty, `.` or `..` component"
+    if len(parts) > _DEPTH_LIMIT:
+        return f"it lies more than {_DEPTH_LIMIT} directories deep"
+    return ""
 
 
 def _path_fault(path: str) -> str:

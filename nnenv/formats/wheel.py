@@ -169,7 +169,7 @@ def _dist_info(members: Sequence[ZipMember], name: NormalizedName, version: Vers
     found = sorted({top for top in map(_top, members) if top.casefold().endswith(".dist-info")})
     if len(found) != 1:
         raise _refused(filename, f"it has {len(found)} .dist-info directories where one is needed", *found)
-    if not found[0].endswith(".dist-info") or not _names(found[0].removesuffix(".dist-info"), name, version):
+    if not _names(found[0].removesuffix(".dist-info"), name, version):
         raise _refused(filename, f"{found[0]!r} belongs to another distribution or version than the file name")
     return found[0]
 
@@ -181,7 +181,7 @@ def _check_data_directories(
         top, *deeper = member.name.split("/")
         if not deeper or not top.casefold().endswith(".data"):
             continue
-        if not top.endswith(".data") or not _names(top.removesuffix(".data"), name, version):
+        if not _names(top.removesuffix(".data"), name, version):
             raise _refused(filename, f"{top!r} belongs to another distribution or version than the file name")
         if deeper[0] not in SCHEMES or len(deeper) == 1:
             raise _refused(filename, f"{member.name!r}: only {', '.join(sorted(SCHEMES))} may lie in {top!r}")

@@ -93,6 +93,15 @@ def test_bombs_stop_at_the_limit(compression: str) -> None:
     assert "more than 1048576 bytes" in caught.value.because[0]
 
 
+def test_package_that_shrinks_while_being_read_is_refused() -> None:
+    """Data that is gone when it is asked for is a refusal, not an end."""
+    package = _package("", tar(tar_entry(b"./a", b"content")))
+    parts = read_deb(io.BytesIO(package), "demo.deb")
+    with pytest.raises(NnenvError) as caught:
+        list(decompress_data(io.BytesIO(package[:-100]), parts, limit=1 << 20))
+    assert "cut off" in caught.value.because[0]
+
+
 class _ZstdError(Exception):
     pass
 
@@ -220,6 +229,7 @@ HOSTILE_DEBS = {
     "a header with words for numbers": (deb().replace(b"100644", b"rw-r--", 1), "malformed"),
     "a size beyond the end": (ar(VERSION, CONTROL, ar_member("data.tar.gz", b"", size=b"9999")), "cut off"),
     "a truncated package": (deb()[:-2], "cut off"),
+    "an empty member name": (ar(VERSION, ar_member("", b""), CONTROL, DATA), "malformed"),
     "a wrong header end": (deb().replace(b"`\n", b"`\r", 1), "missing or broken"),
     "padding that is no line feed": (
         ar(VERSION, CONTROL, ar_member("data.tar", tar() + b"x", padding=b"y")),
@@ -236,6 +246,10 @@ HOSTILE_DEBS = {
         "after its compressed stream",
     ),
     "much behind the stream": (deb(data=compressed("gz", tar()) + bytes(3 << 20)), "after its compressed stream"),
+    "much behind the xz stream": (
+        ar(VERSION, CONTROL, ar_member("data.tar.xz", compressed("xz", tar()) + bytes(3 << 20))),
+        "after its compressed stream",
+    ),
     "a stream without end": (deb(data=compressed("gz", tar())[:-8]), "no end"),
     "no stream": (deb(data=b""), "no end"),
     "a broken gzip stream": (deb(data=b"\x1f\x8b" + b"\xff" * 30), "is broken"),
@@ -367,6 +381,12 @@ class _Pipe(io.BytesIO):
         raise io.UnsupportedOperation("seek")
 
 
+def test_pax_size_may_repeat_the_ustar_size() -> None:
+    """Two headers that agree are no contradiction."""
+    [entry] = read_tar(io.BytesIO(tar(pax({"size": "7"}), FILE)), "demo.tar")
+    assert entry.size == 7
+
+
 def test_pax_size_replaces_what_ustar_cannot_hold() -> None:
     """A size of 8 GiB and more stands in the pax header, with zero in the ustar one; base 256 is read too."""
     size = 1 << 33
@@ -445,7 +465,9 @@ HOSTILE_TARS = {
     "a directory with two slashes": (tar(tar_header(b"a//", typeflag=b"5")), "empty"),
     "a file with a slash behind": (tar(tar_header(b"a/")), "empty"),
     "an empty name": (tar(tar_header(b"")), "name or target is empty"),
-    "a file named ./": (tar(tar_header(b"./")), "its name is empty"),
+    "a file named ./": (tar(tar_header(b"./")), "empty"),
+    "the root as directory": (tar(tar_header(b"/", typeflag=b"5")), "absolute"),
+    "a hidden root as directory": (tar(tar_header(b".//", typeflag=b"5")), "absolute"),
     "a NUL in the name": (tar(tar_header(b"a\0b")), "NUL byte inside"),
     "a NUL in a long name": (tar(_long(b"L", b"a\0b\0"), FILE), "NUL byte inside"),
     "a NUL in a pax name": (tar(pax({"path": "a\0b"}), FILE), "control character"),

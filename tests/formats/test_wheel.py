@@ -143,6 +143,11 @@ def test_start_up_files_are_listed() -> None:
     assert _read(files).pth_files == ("evil.pth", "demo-1.0.data/purelib/b.pth", "demo-1.0.data/platlib/c.pth")
 
 
+def test_a_file_may_be_named_like_a_data_directory() -> None:
+    """Only directories are install schemes."""
+    assert _read(wheel_files({"weights.data": b"x"})).name == "demo"
+
+
 def test_vendored_distributions_are_content() -> None:
     """A `.dist-info` directory below a package, as in setuptools' vendored ones, is no second distribution."""
     assert _read(wheel_files({"demo/_vendor/other-2.0.dist-info/METADATA": b"x"})).name == "demo"

@@ -363,6 +363,13 @@ def test_unicode_path_that_agrees_is_accepted() -> None:
     assert read_members(io.BytesIO(zip_archive([member])), "demo.whl")[0].name == "ä"
 
 
+def test_large_members_are_no_bombs() -> None:
+    """What is large and grows less than 50 times is accepted, as is what is small and grows more."""
+    large = Member(name="a", compressed=bytes(2 << 20), both={"size": 65 << 20})
+    small = Member(name="b", content=bytes(1 << 20))
+    assert len(read_members(io.BytesIO(zip_archive([large, small])), "demo.whl")) == 2
+
+
 def test_other_extra_fields_may_repeat() -> None:
     """Fields that mean nothing here are passed over, however often they occur."""
     member = Member(name="a", extra=extra_field(0x5455, b"times") * 2)
