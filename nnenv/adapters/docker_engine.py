@@ -101,9 +101,9 @@ class DockerEngine:
             self._name(image_id, documents.reference)
             return image_id, 0
         known = self._known_layers(documents)
-        sent = 0
+        refusal = ""
         for leave_out in dict.fromkeys((known, frozenset[str]())):
-            sent = self._send(documents, read_blob, leave_out, advance)
+            sent, refusal = self._send(documents, read_blob, leave_out, advance)
             if self.has(image_id):
                 self._name(image_id, documents.reference)
                 return image_id, sent
@@ -111,7 +111,7 @@ class DockerEngine:
             "image-mismatch",
             "the Docker engine does not hold the image after loading it",
             where=documents.reference,
-            because=[f"expected image ID {image_id}"],
+            because=[f"expected image ID {image_id}", *([f"the engine said: {refusal}"] if refusal else [])],
             fix=["check the engine's disk and logs, then run again"],
         )
 
@@ -121,11 +121,12 @@ class DockerEngine:
         read_blob: Callable[[Layer], Iterator[bytes]],
         leave_out: frozenset[Any],
         advance: Callable[[int], object],
-    ) -> int:
+    ) -> tuple[int, str]:
+        """(bytes sent, what the engine complained of or ""): errors come in the stream that follows its 200 OK."""
         from docker.errors import DockerException
 
         api: Any = self.client.api
-        sent = 0
+        sent, refusal = 0, ""
 
         def counted() -> Iterator[bytes]:
             nonlocal sent
@@ -135,12 +136,12 @@ class DockerEngine:
                 yield chunk
 
         try:
-            for _ in api.load_image(counted(), quiet=True):
-                pass
+            for message in api.load_image(counted(), quiet=True):
+                refusal = str(message.get("error", refusal))[:300]
         except (DockerException, OSError) as error:
             if not leave_out:
                 raise _unavailable(str(error)) from None
-        return sent
+        return sent, refusal
 
     def _known_layers(self, documents: ImageDocuments) -> frozenset[Any]:
         """The layers at the bottom of the image that some image of the engine begins with too."""

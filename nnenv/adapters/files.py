@@ -117,9 +117,10 @@ def _temporary_for(path: Path) -> tuple[int, Path]:
         temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o600)
+        # Waits for a sweep that got here first: it has removed the file when the lock comes.
         # Without locks on this file system nobody sweeps either.
         with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
             return descriptor, temporary
         os.close(descriptor)  # swept between creation and lock

@@ -53,7 +53,8 @@ def index_configuration(environment: Mapping[str, str], *, home: Path) -> IndexC
 
 
 def _file_settings(environment: Mapping[str, str], home: Path) -> dict[str, str]:
-    settings: dict[str, str] = {}
+    general: dict[str, str] = {}
+    special: dict[str, str] = {}
     for path in _config_files(environment, home):
         parser = configparser.RawConfigParser()
         try:
@@ -68,21 +69,25 @@ def _file_settings(environment: Mapping[str, str], home: Path) -> dict[str, str]
                 because=[str(error).replace("\n", " ")],
                 fix=["repair the file, or set NNENV_INDEX_URL and PIP_CONFIG_FILE=/dev/null"],
             ) from None
-        for section in ("global", "install", "download"):
+        for section, settings in (("global", general), ("install", special)):
             if parser.has_section(section):
-                settings.update(parser.items(section))
-    return settings
+                # pip takes `index_url` for `index-url`.
+                settings.update((key.replace("_", "-"), value) for key, value in parser.items(section))
+    # What is set for `pip install` wins over what is set for every command, whichever file is read last.
+    return {**general, **special}
 
 
 def _config_files(environment: Mapping[str, str], home: Path) -> Iterator[Path]:
     chosen = environment.get("PIP_CONFIG_FILE", "")
     if chosen == "/dev/null":
         return
-    for folder in reversed(environment.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":")):
+    for folder in reversed((environment.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")):
         yield Path(folder) / "pip" / "pip.conf"
     yield Path("/etc/pip.conf")
-    yield home / ".pip" / "pip.conf"
-    yield Path(environment.get("XDG_CONFIG_HOME") or home / ".config") / "pip" / "pip.conf"
+    if not (chosen and Path(chosen).exists()):
+        # pip: a file that PIP_CONFIG_FILE names stands instead of the user's own.
+        yield home / ".pip" / "pip.conf"
+        yield Path(environment.get("XDG_CONFIG_HOME") or home / ".config") / "pip" / "pip.conf"
     yield Path(environment.get("VIRTUAL_ENV") or sys.prefix) / "pip.conf"
     if chosen:
         yield Path(chosen)

@@ -10,20 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from nnenv.adapters.http import Http
+from nnenv.adapters.http import Http, host_of
 from nnenv.adapters.pip_config import IndexConfiguration
 from nnenv.adapters.store import Store
 from nnenv.errors import NnenvError
 from nnenv.formats.core_metadata import CoreMetadata, read_metadata
 from nnenv.formats.simple_index import ACCEPT, IndexFile, pack_page, read_page, unpack_page
-from nnenv.formats.zip_gate import TailTooShort, member_from_range, read_central_directory
+from nnenv.formats.zip_gate import CentralEntry, TailTooShort, member_from_range, read_central_directory
 from nnenv.resolve.python_catalog import Project, WheelRecord
 from nnenv.spec.artifact import Artifact, Sha256
 
@@ -48,16 +48,14 @@ class Source:
     """A folder or page of links for every project, instead of one page per project."""
 
 
-@dataclass(slots=True)
-class _Pages:
-    """Futures by what they answer, so that each question goes out once."""
+_Page = tuple[IndexFile, ...] | None
+"""The files of a page; None where the source has none of that name."""
 
-    projects: dict[str, Future[tuple[Project, Mapping[str, IndexFile]]]] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+Answer = TypeVar("Answer")
 
 
 class PythonIndexes:
-    """The configured indexes; satisfies `resolve.python_catalog.WheelCatalog`."""
+    """The configured indexes; satisfies `resolve.python_catalog.WheelCatalog`. Each question goes out once."""
 
     def __init__(
         self,
@@ -71,13 +69,14 @@ class PythonIndexes:
         self.http = http
         self.store = store
         self.sources = [
-            *(Source(origin="python", url=url) for url in configuration.indexes),
-            *(Source(origin="python", url=url, flat=True) for url in configuration.find_links),
+            *(Source(origin="python", url=_address(url)) for url in configuration.indexes),
+            *(Source(origin="python", url=_address(url), flat=True) for url in configuration.find_links),
         ]
         self.bound = dict(bound or {})
-        self._pages = _Pages()
-        self._files: dict[tuple[str, str], IndexFile] = {}
-        self._metadata: dict[str, CoreMetadata] = {}
+        self._userinfo = dict(_userinfo(source.url) for source in (*self.sources, *self.bound.values()))
+        self._mutex = threading.Lock()
+        self._answers: dict[tuple[str, str], Future[Any]] = {}
+        self._sizes: dict[str, int] = {}
         self._without_metadata_files: set[str] = set()
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="index")
 
@@ -88,112 +87,167 @@ class PythonIndexes:
     # WheelCatalog
 
     def project(self, name: str) -> Project:
-        return self._asked(name).result()[0]
+        return self._project(name).result()[0]
 
     def prefetch(self, names: Iterable[str]) -> None:
         for name in names:
-            self._asked(name)
+            self._project(name)
 
     def metadata(self, record: WheelRecord) -> CoreMetadata:
-        key = record.filename
-        if key not in self._metadata:
-            self._metadata[key] = self._read_metadata(record)
-        return self._metadata[key]
+        return self._metadata(record).result()
+
+    def expect(self, record: WheelRecord) -> None:
+        # Without a digest the whole file would have to be read: too much for a guess.
+        if record.sha256:
+            self._metadata(record)
 
     def identify(self, record: WheelRecord) -> WheelRecord:
         if record.sha256 and record.size is not None:
             return record
-        file = self._file(record.project, record.filename)
-        if not record.sha256:
-            return self._hashed(record, file)
-        last = self.http.get_range(file.url, -1)
-        if last is None:
-            return self._hashed(record, file)
-        return replace(record, size=last.total)
+        file = self._file(record)
+        if record.sha256:
+            size = self._sizes.get(record.filename)
+            if size is None:
+                last = self.http.get_range(self._open_address(file.url), -1)
+                size = last.total if last is not None else None
+            if size is not None:
+                return replace(record, size=size)
+        return self._hashed(record, file)
 
     # Fetching
 
     def locate(self, artifact: Artifact) -> list[str]:
-        """Every address at which a configured source offers exactly this wheel, by digest; [] if none does."""
+        """Every address at which a configured source offers exactly this wheel, by digest; [] if none does.
+
+        A source that does not answer counts only when no other offers the wheel.
+        """
         urls = []
+        failures = []
         for source in self._sources_for(artifact.name):
-            for file in self._page(source, artifact.name):
-                same_bytes = file.sha256 == artifact.sha256 or (not file.sha256 and file.filename == artifact.filename)
-                if same_bytes and file.filename == artifact.filename:
-                    urls.append(file.url)
+            try:
+                page = self._page(source, artifact.name) or ()
+            except NnenvError as error:
+                failures.append(error)
+                continue
+            urls += [
+                self._open_address(file.url)
+                for file in page
+                # Where no digest is stated, the download will be held against the locked one.
+                if file.filename == artifact.filename and file.sha256 in {"", artifact.sha256}
+            ]
+        if failures and not urls:
+            raise failures[0]
         return urls
+
+    # Questions, asked once
+
+    def _once(self, kind: str, key: str, ask: Callable[[], Answer]) -> Future[Answer]:
+        """The answer to a question in a worker; at most one worker is ever busy with it."""
+        with self._mutex:
+            if (kind, key) not in self._answers:
+                self._answers[kind, key] = self._pool.submit(ask)
+            return self._answers[kind, key]
+
+    def _here(self, kind: str, key: str, ask: Callable[[], Answer]) -> Answer:
+        """The same for questions that workers ask: in the thread at hand, so that no worker waits for a free one."""
+        with self._mutex:
+            future = self._answers.get((kind, key))
+            mine = future is None
+            if future is None:
+                future = self._answers[kind, key] = Future()
+        if mine:
+            try:
+                future.set_result(ask())
+            except BaseException as error:
+                future.set_exception(error)
+        answer: Answer = future.result()
+        return answer
 
     # Pages
 
-    def _asked(self, name: str) -> Future[tuple[Project, Mapping[str, IndexFile]]]:
-        with self._pages.lock:
-            if name not in self._pages.projects:
-                self._pages.projects[name] = self._pool.submit(self._read_project, name)
-            return self._pages.projects[name]
+    def _project(self, name: str) -> Future[tuple[Project, Mapping[str, IndexFile]]]:
+        return self._once("project", name, lambda: self._read_project(name))
+
+    def _metadata(self, record: WheelRecord) -> Future[CoreMetadata]:
+        return self._once("metadata", record.filename, lambda: self._read_metadata(record))
 
     def _sources_for(self, name: str) -> list[Source]:
         return [self.bound[name]] if name in self.bound else self.sources
 
     def _read_project(self, name: str) -> tuple[Project, Mapping[str, IndexFile]]:
-        asked = []
         for source in self._sources_for(name):
-            asked.append(source.url)
             files = self._page(source, name)
-            if files:
-                return _project(name, source, files, tuple(asked)), {file.filename: file for file in files}
-        return Project(name=name, wheels=(), asked=tuple(asked)), {}
+            if files is not None:
+                return _project(name, source, files), {file.filename: file for file in files}
+        return Project(name=name, wheels=()), {}
 
-    def _page(self, source: Source, name: str) -> tuple[IndexFile, ...]:
-        if source.flat:
-            return tuple(file for file in self._flat_page(source) if _project_name(file.filename) == name)
-        return self._cached_page(f"{source.url}/{name}/")
+    def _page(self, source: Source, name: str) -> _Page:
+        if not source.flat:
+            url = f"{source.url}/{name}/"
+            return self._here("page", url, lambda: self._cached_page(url))
+        listing = self._here("page", source.url, lambda: self._flat_page(source))
+        return tuple(file for file in listing or () if _project_name(file.filename) == name) or None
 
-    def _flat_page(self, source: Source) -> tuple[IndexFile, ...]:
-        folder = _local_folder(source.url)
-        if folder is None:
+    def _flat_page(self, source: Source) -> _Page:
+        folder = _local_path(source.url)
+        if folder is None or not folder.is_dir():
             return self._cached_page(source.url)
-        if not folder.is_dir():
-            return ()
         return tuple(
             IndexFile(filename=path.name, url=path.as_uri(), size=path.stat().st_size)
-            for path in sorted(folder.resolve().glob("*.whl"))
+            for path in sorted(folder.resolve().iterdir())
+            if path.name.endswith((".whl", ".tar.gz", ".zip")) and path.is_file()
         )
 
-    def _cached_page(self, url: str) -> tuple[IndexFile, ...]:
+    def _cached_page(self, url: str) -> _Page:
         """The page, asked again in every run that is online (revalidated by ETag where the index sends one)."""
+        if url.startswith("file:"):
+            return self._local_page(url)
         key = hashlib.sha256(url.encode()).hexdigest()
         cached = self.store.load("index-page", key)
-        stamp, _, packed = cached.partition(b"\n") if cached else (b"", b"", b"")
-        validators = json.loads(stamp) if stamp else {}
-        if self.http.offline and not url.startswith("file:"):
+        stamp, _, packed = cached.partition(b"\n") if cached else (b"{}", b"", _NO_PAGE)
+        if self.http.offline:
             if cached is None:
                 raise NnenvError(
                     "offline",
                     f"the index page for {url.rstrip('/').rsplit('/', 1)[-1]} is not in the store",
+                    where=host_of(url),
+                    because=["--offline forbids to ask the index"],
                     fix=["run once without --offline"],
                 )
-            return unpack_page(packed)
+            return _unpacked(packed)
         headers = {"Accept": ACCEPT}
-        if validators.get("etag"):
-            headers["If-None-Match"] = validators["etag"]
-        response = self.http.get(_page_address(url), limit=PAGE_LIMIT, headers=headers)
-        if response is None:
-            self.store.save("index-page", key, b"{}\n[]")
-            return ()
-        if response.status == 304:
-            return unpack_page(packed)
-        files = read_page(response.body, _content_type(response), response.url)
-        etag = response.headers.get("etag", "")
-        self.store.save("index-page", key, json.dumps({"etag": etag}).encode() + b"\n" + pack_page(files))
+        etag = json.loads(stamp).get("etag")
+        if etag:
+            headers["If-None-Match"] = etag
+        response = self.http.get(url, limit=PAGE_LIMIT, headers=headers)
+        if response is not None and response.status == 304:
+            return _unpacked(packed)
+        files = read_page(response.body, _content_type(response), response.url) if response is not None else None
+        validators = {"etag": response.headers.get("etag", "")} if response is not None else {}
+        fresh = json.dumps(validators).encode() + b"\n" + (pack_page(files) if files is not None else _NO_PAGE)
+        if fresh != cached:
+            self.store.save("index-page", key, fresh)
         return files
 
-    def _file(self, project: str, filename: str) -> IndexFile:
-        return self._asked(project).result()[1][filename]
+    def _local_page(self, url: str) -> _Page:
+        # A simple index in a folder is served by its index.html; a web server does so by itself.
+        address = url + "index.html" if url.endswith("/") else url
+        response = self.http.get(address, limit=PAGE_LIMIT)
+        return read_page(response.body, "text/html", address) if response is not None else None
+
+    def _file(self, record: WheelRecord) -> IndexFile:
+        return self._project(record.project).result()[1][record.filename]
+
+    def _open_address(self, url: str) -> str:
+        """`url` with the credentials that the configuration has for its host: pages name files without them."""
+        parts = urlsplit(url)
+        userinfo = self._userinfo.get(f"{parts.scheme}://{parts.netloc}", "")
+        return parts._replace(netloc=f"{userinfo}@{parts.netloc}").geturl() if userinfo else url
 
     # Metadata ladder
 
     def _read_metadata(self, record: WheelRecord) -> CoreMetadata:
-        file = self._file(record.project, record.filename)
+        file = self._file(record)
         if not record.sha256:
             record = self._hashed(record, file)
         cached = self.store.load("wheel-metadata", record.sha256)
@@ -208,40 +262,51 @@ class PythonIndexes:
         """PEP 658 file where it exists, else a range read of the zip's tail, else the wheel itself."""
         if self.store.contains(Sha256(record.sha256)):
             return self._from_store(record)
-        host = urlsplit(file.url).netloc
-        if file.metadata or (host not in self._without_metadata_files and not file.url.startswith("file:")):
-            response = self.http.get(file.url + ".metadata", limit=METADATA_LIMIT)
-            if response is not None:
-                return _checked_metadata(response.body, file)
-            if not file.metadata:
-                self._without_metadata_files.add(host)
-        found = self._from_tail(file)
+        found = self._metadata_file(file, record)
+        if found is None:
+            found = self._from_tail(file)
         if found is not None:
             return found
         self._into_store(file, Sha256(record.sha256), record.size)
         return self._from_store(record)
 
-    def _from_tail(self, file: IndexFile) -> bytes | None:
-        tail = self.http.get_range(file.url, -TAIL)
-        if tail is None:
+    def _metadata_file(self, file: IndexFile, record: WheelRecord) -> bytes | None:
+        """The file beside the wheel; where the index does not announce it, it must prove to be this wheel's."""
+        host = urlsplit(file.url).netloc
+        if not file.metadata and (host in self._without_metadata_files or file.url.startswith("file:")):
             return None
-        directory = read_central_directory(tail.data, tail.start, tail.total, file.filename)
-        if isinstance(directory, TailTooShort):
-            tail = self.http.get_range(file.url, directory.needed_from, tail.total)
+        response = self.http.get(self._open_address(file.url) + ".metadata", limit=METADATA_LIMIT)
+        if response is None:
+            if not file.metadata:
+                self._without_metadata_files.add(host)
+            return None
+        if not file.metadata and not _is_metadata_of(response.body, record):
+            # Some servers answer anything with a page of their own.
+            return None
+        return _checked_metadata(response.body, file)
+
+    def _from_tail(self, file: IndexFile) -> bytes | None:
+        url = self._open_address(file.url)
+        tail = self.http.get_range(url, -TAIL)
+        for _ in range(_MOST_TAILS):
             if tail is None:
                 return None
+            self._sizes[file.filename] = tail.total
             directory = read_central_directory(tail.data, tail.start, tail.total, file.filename)
-        if isinstance(directory, TailTooShort):
-            return None
+            if not isinstance(directory, TailTooShort):
+                return self._member(file, directory)
+            tail = self.http.get_range(url, directory.needed_from, tail.total)
+        return None
+
+    def _member(self, file: IndexFile, directory: Sequence[CentralEntry]) -> bytes | None:
+        """METADATA out of the zip at `file`; None where it is not there once, which the whole wheel's gate explains."""
         entries = [
-            entry
-            for entry in directory
-            if entry.name.count("/") == 1 and entry.name.endswith(".dist-info/METADATA")
+            entry for entry in directory if entry.name.count("/") == 1 and entry.name.endswith(".dist-info/METADATA")
         ]
         if len(entries) != 1:
             return None
         entry = entries[0]
-        part = self.http.get_range(file.url, entry.header_offset, entry.end_offset)
+        part = self.http.get_range(self._open_address(file.url), entry.header_offset, entry.end_offset)
         return None if part is None else member_from_range(part.data, entry, file.filename)
 
     def _from_store(self, record: WheelRecord) -> bytes:
@@ -251,18 +316,30 @@ class PythonIndexes:
             return read_wheel(stream, record.filename).metadata
 
     def _into_store(self, file: IndexFile, sha256: Sha256 | None, size: int | None) -> tuple[Sha256, int]:
-        with self.store.writer(sha256, size) as writer, self.http.stream(file.url) as body:
+        url = self._open_address(file.url)
+        with self.store.writer(sha256, size) as writer, self.http.stream(url) as body:
             for chunk in body.chunks:
                 writer.write(chunk)
             return writer.commit()
 
     def _hashed(self, record: WheelRecord, file: IndexFile) -> WheelRecord:
-        """The record of a file whose source states no sha256: the bytes are fetched and hashed, once per run."""
-        sha256, size = self._into_store(file, None, file.size)
+        """The record with what its source does not state: the bytes are fetched and hashed, once per run."""
+        stated = Sha256(record.sha256) if record.sha256 else None
+        sha256, size = self._here("bytes", file.url, lambda: self._into_store(file, stated, file.size))
         return replace(record, sha256=sha256, size=size)
 
 
-def _project(name: str, source: Source, files: tuple[IndexFile, ...], asked: tuple[str, ...]) -> Project:
+_MOST_TAILS: Final = 3
+"""Answers of a zip's end until its central directory is whole: `TailTooShort` comes twice at most."""
+
+_NO_PAGE: Final = b"null"
+
+
+def _unpacked(packed: bytes) -> _Page:
+    return None if packed == _NO_PAGE else unpack_page(packed)
+
+
+def _project(name: str, source: Source, files: tuple[IndexFile, ...]) -> Project:
     wheels = tuple(
         WheelRecord(
             project=name,
@@ -279,30 +356,44 @@ def _project(name: str, source: Source, files: tuple[IndexFile, ...], asked: tup
         if file.filename.endswith(".whl")
     )
     sdists = tuple(file.filename for file in files if not file.filename.endswith(".whl"))
-    return Project(name=name, wheels=wheels, sdists=sdists, asked=asked)
+    return Project(name=name, wheels=wheels, sdists=sdists, known=True)
 
 
 def _project_name(filename: str) -> str:
-    """Normalised project name of a wheel's file name (PEP 503)."""
+    """Normalised project name of a distribution's file name (PEP 503); a source's may hold hyphens in its name."""
     from packaging.utils import canonicalize_name
 
-    return str(canonicalize_name(filename.split("-", 1)[0]))
+    if filename.endswith(".whl"):
+        return str(canonicalize_name(filename.split("-", 1)[0]))
+    return str(canonicalize_name(filename.rpartition("-")[0]))
 
 
-def _local_folder(url: str) -> Path | None:
-    if url.startswith("file:"):
-        path = Path(unquote(urlsplit(url).path))
-        return path if path.is_dir() else None
-    return None if "://" in url else Path(url).expanduser()
+def _address(url: str) -> str:
+    """A source as an address: pip's settings may name a folder by its path."""
+    return url if "://" in url or url.startswith("file:") else Path(url).expanduser().absolute().as_uri()
 
 
-def _page_address(url: str) -> str:
-    """A simple index in a folder serves `index.html`; a web server does so by itself."""
-    return url + "index.html" if url.startswith("file:") and url.endswith("/") else url
+def _local_path(url: str) -> Path | None:
+    return Path(unquote(urlsplit(url).path)) if url.startswith("file:") else None
+
+
+def _userinfo(url: str) -> tuple[str, str]:
+    """(scheme and host, credentials) of a configured address."""
+    parts = urlsplit(url)
+    userinfo, _, host = parts.netloc.rpartition("@")
+    return f"{parts.scheme}://{host}", userinfo
 
 
 def _content_type(response: Response) -> str:
     return response.headers.get("content-type", "text/html")
+
+
+def _is_metadata_of(body: bytes, record: WheelRecord) -> bool:
+    try:
+        _insist_on_name(read_metadata(body, record.filename), record)
+    except NnenvError:
+        return False
+    return True
 
 
 def _checked_metadata(body: bytes, file: IndexFile) -> bytes:
@@ -311,6 +402,7 @@ def _checked_metadata(body: bytes, file: IndexFile) -> bytes:
             "digest-mismatch",
             f"the metadata file of {file.filename} is not the one its index states",
             where=file.filename,
+            because=[f"stated {file.metadata_sha256}", f"found  {hashlib.sha256(body).hexdigest()}"],
             fix=["run again; if it stays, tell whoever runs the index"],
         )
     return body
@@ -322,7 +414,8 @@ def _insist_on_name(metadata: CoreMetadata, record: WheelRecord) -> None:
     from packaging.version import InvalidVersion, Version
 
     try:
-        same = canonicalize_name(metadata.name) == record.project and Version(metadata.version) == Version(record.version)
+        same_name = canonicalize_name(metadata.name) == record.project
+        same = same_name and Version(metadata.version) == Version(record.version)
     except InvalidVersion:
         same = False
     if not same:

@@ -21,6 +21,12 @@ OWN_LAYER: Final = 8 << 20
 LAYER_BUDGET: Final = 60
 """Layers at most by default; Docker refuses somewhere above 111 (reference/hermetic.md, 3.2)."""
 
+_OTHER_LAYERS: Final = 8
+"""Layers that are neither a large wheel nor a model."""
+
+_FEW_MODELS: Final = 4
+"""Up to so many models leave the wheels' layers as they are."""
+
 MODELS_PREFIX: Final = "opt/nnenv/models"
 
 
@@ -55,7 +61,7 @@ def plan_layers(lockfile: Lockfile, target: TargetLock) -> tuple[LayerPlan, ...]
         LayerPlan(kind=LayerKind.OS, title=f"os {target.os}", artifacts=debs),
         LayerPlan(kind=LayerKind.OS_STATE, title="os state", artifacts=debs),
         LayerPlan(kind=LayerKind.INTERPRETER_BYTECODE, title=f"python {target.python} bytecode", artifacts=debs),
-        *_wheel_layers(wheels),
+        *_wheel_layers(wheels, len(lockfile.models_of(target))),
     ]
     if wheels:
         layers.append(LayerPlan(kind=LayerKind.WHEEL_BYTECODE, title="wheels bytecode", artifacts=wheels))
@@ -73,9 +79,9 @@ def plan_layers(lockfile: Lockfile, target: TargetLock) -> tuple[LayerPlan, ...]
     return tuple(layers)
 
 
-def _wheel_layers(wheels: tuple[Artifact, ...]) -> list[LayerPlan]:
+def _wheel_layers(wheels: tuple[Artifact, ...], models: int) -> list[LayerPlan]:
     """Large wheels one each, as long as the budget lasts, then the rest together."""
-    room = LAYER_BUDGET - 12
+    room = max(0, LAYER_BUDGET - _OTHER_LAYERS - max(models, _FEW_MODELS))
     by_size = sorted((wheel for wheel in wheels if wheel.size >= OWN_LAYER), key=lambda w: (-w.size, w.name))
     alone = sorted(by_size[:room], key=lambda wheel: wheel.name)
     rest = tuple(wheel for wheel in wheels if wheel not in alone)

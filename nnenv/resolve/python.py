@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
 
 from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
@@ -64,7 +65,7 @@ class Wanted:
     parent: str
     """`numpy 2.4.6`, or `model.toml`."""
 
-    @property
+    @cached_property
     def identifier(self) -> str:
         """Name with extras, `name[a,b]`: what resolvelib treats as one thing to decide."""
         return _identifier(self.name, self.extras)
@@ -77,7 +78,7 @@ class Candidate:
     wheel: UsableWheel
     extras: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def identifier(self) -> str:
         """What it would be chosen for."""
         return _identifier(self.wheel.record.project, self.extras)
@@ -128,8 +129,8 @@ def resolve_wheels(
             fix=["narrow the versions in requires.packages"],
         ) from None
     chosen = {candidate.wheel.record.project: candidate for candidate in result.mapping.values()}
-    parents = _parents(result.mapping, result.graph)
-    return tuple(_chosen(catalog, chosen[name], parents[name]) for name in sorted(chosen))
+    parents = _parents(roots, result.mapping, provider)
+    return tuple(_chosen(catalog, chosen[name], parents[name]) for name in sorted(parents))
 
 
 def _chosen(catalog: WheelCatalog, candidate: Candidate, parents: Iterable[str]) -> ChosenWheel:
@@ -143,14 +144,21 @@ def _chosen(catalog: WheelCatalog, candidate: Candidate, parents: Iterable[str])
     )
 
 
-def _parents(mapping: Mapping[str, Candidate], graph: Any) -> dict[str, set[str]]:
-    parents: dict[str, set[str]] = {candidate.wheel.record.project: set() for candidate in mapping.values()}
-    for identifier, candidate in mapping.items():
-        own = candidate.wheel.record.project
-        for parent in graph.iter_parents(identifier):
-            name = _ROOT if parent is None else mapping[parent].wheel.record.project
-            if name != own:
-                parents[own].add(name)
+def _parents(
+    roots: Iterable[Wanted], mapping: Mapping[str, Candidate], provider: _Provider
+) -> dict[str, set[str]]:
+    """Name -> who required it, of all that the roots reach; `mapping` may hold left-overs of abandoned choices."""
+    parents: dict[str, set[str]] = {}
+    reached: set[str] = set()
+    waiting = [(root, _ROOT) for root in roots]
+    while waiting:
+        wanted, parent = waiting.pop()
+        askers = parents.setdefault(wanted.name, set())
+        if parent != wanted.name:
+            askers.add(parent)
+        if wanted.identifier not in reached:
+            reached.add(wanted.identifier)
+            waiting += [(item, wanted.name) for item in provider.get_dependencies(mapping[wanted.identifier])]
     return parents
 
 

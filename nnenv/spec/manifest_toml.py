@@ -209,11 +209,12 @@ def _indexes(root: _Table, mistakes: _Mistakes) -> tuple[IndexSpec, ...]:
 # Requirements
 
 
+# Atomic groups as in `toml_gate`, where the reason stands.
 _CLAUSE = re.compile(
-    r" *(==|!=|<=|>=|<|>|~=) *([0-9]+(?:\.[0-9]+)*+)(\.\*|(?:(?:a|b|rc)[0-9]+)?(?:\.post[0-9]+)?(?:\.dev[0-9]+)?) *"
+    r" *(==|!=|<=|>=|<|>|~=) *([0-9]+(?>(?:\.[0-9]+)*))(\.\*|(?:(?:a|b|rc)[0-9]+)?(?:\.post[0-9]+)?(?:\.dev[0-9]+)?) *"
 )
 _SIMPLE_REQUIREMENT = re.compile(rf" *({rules.DISTRIBUTION}) *(?:\[([A-Za-z0-9._, -]*)\])?([^;@(\[]*)")
-_PLAIN_VERSION = re.compile(r"[0-9]+(?:\.[0-9]+)*+")
+_PLAIN_VERSION = re.compile(r"[0-9]+(?>(?:\.[0-9]+)*)")
 _LONGEST_REQUIREMENT: Final = 512
 # packaging reads nested parentheses of markers by recursion; more than this is no honest requirement.
 _MOST_PARENTHESES: Final = 16

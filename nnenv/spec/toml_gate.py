@@ -136,23 +136,24 @@ def _not_toml(message: str, text: str, filename: str, code: str) -> NnenvError:
     )
 
 
-# Every repeat is possessive, so that no text makes a pattern try twice; small patterns, since compiling them is most of
-# the cost of importing this module.
-_BASIC = r'"(?:[^"\\\n]++|\\.)*+"'
+# No repeat gives anything back, so that no text makes a pattern try twice; small patterns, since compiling them is most
+# of the cost of importing this module. A repeated group is `(?>(?:...)*)` rather than `(?:...)*+`: before Python 3.11.5
+# (Debian 12 has 3.11.2) the latter loses its place when its last round fails half-way (CPython issue 106052).
+_BASIC = r'"(?>(?:[^"\\\n]++|\\.)*)"'
 _LITERAL = r"'[^'\n]*+'"
 # Up to two quotes may stand right before the closing three (TOML 1.0, "String").
-_LONG_BASIC = r'"""(?:[^"\\]++|\\[\s\S]|"{1,2}(?!"))*+"{3,5}'
-_LONG_LITERAL = r"'''(?:[^']++|'{1,2}(?!'))*+'{3,5}"
+_LONG_BASIC = r'"""(?>(?:[^"\\]++|\\[\s\S]|"{1,2}(?!"))*)"{3,5}'
+_LONG_LITERAL = r"'''(?>(?:[^']++|'{1,2}(?!'))*)'{3,5}"
 _PART = rf"(?:[A-Za-z0-9_-]++|{_BASIC}|{_LITERAL})"
 _PARTS = re.compile(_PART)
-_KEY = re.compile(rf"({_PART}(?:[ \t]*+\.[ \t]*+{_PART})*+)[ \t]*+")
+_KEY = re.compile(rf"({_PART}(?>(?:[ \t]*+\.[ \t]*+{_PART})*))[ \t]*+")
 _SCALAR = re.compile(rf"{_LONG_BASIC}|{_LONG_LITERAL}|{_BASIC}|{_LITERAL}|[A-Za-z0-9_+.:-]++")
 # A date and its time may be parted by one space.
 _TIME = re.compile(r" [0-9][A-Za-z0-9_+.:-]*+")
 _OPENING = re.compile(r"\[\[?+[ \t]*+")
-_BLANK = re.compile(r"(?:[ \t\n]++|#[^\n]*+)*+")
+_BLANK = re.compile(r"(?>(?:[ \t\n]++|#[^\n]*+)*)")
 _SPACE = re.compile(r"[ \t]*+")
-_END_OF_LINE = re.compile(r"(?:#[^\n]*+)?+(?:\n|\Z)")
+_END_OF_LINE = re.compile(r"(?>(?:#[^\n]*+)?)(?:\n|\Z)")
 _ESCAPE = re.compile(r'\\(?:([btnfr"\\])|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8}))')
 _ESCAPED = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", '"': '"', "\\": "\\"}
 _LAST_CODE_POINT = 0x10FFFF

@@ -103,7 +103,9 @@ def bind(files: CaseFiles, model_inputs: Sequence[str], model_outputs: Sequence[
         found = ", ".join(sorted(files.files)) or "nothing"
         raise _invalid(files.name, "a case is either one .npz file or input_N.pb and output_N.pb files", [found])
     if archives:
-        inputs, expected = _from_npz(f"{files.name}/{archives[0]}", files.files[archives[0]])
+        # A case that is one file is named after it.
+        where = files.name if files.name.endswith(".npz") else f"{files.name}/{archives[0]}"
+        inputs, expected = _from_npz(where, files.files[archives[0]])
         _same_names(files.name, "input", inputs, model_inputs)
         _same_names(files.name, "output", expected, model_outputs)
     else:
@@ -165,7 +167,10 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _invalid(where: str, what: str, because: Sequence[str], fix: Sequence[str] = ()) -> NnenvError:
+_CORRECT: Final = ("correct the file, or make the cases anew with `nnenv test record`",)
+
+
+def _invalid(where: str, what: str, because: Sequence[str], fix: Sequence[str] = _CORRECT) -> NnenvError:
     return NnenvError("case-invalid", what, where=where, because=because, fix=fix)
 
 

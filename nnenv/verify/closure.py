@@ -36,7 +36,7 @@ class ClosureReport:
     files: int
     """ELF files of the target's machine that were checked."""
     foreign: tuple[str, ...]
-    """Paths of ELF files for another machine."""
+    """Paths of ELF files for another machine, of artifacts that bring none for the target's."""
     missing: tuple[str, ...]
     """One sentence per library or symbol version that nothing in the image provides."""
     by_load_order: tuple[str, ...]
@@ -44,7 +44,7 @@ class ClosureReport:
 
     @property
     def passed(self) -> bool:
-        """True when nothing is missing and no library is for another machine."""
+        """True when nothing is missing and no artifact is for another machine."""
         return not self.missing and not self.foreign
 
 
@@ -66,6 +66,8 @@ def check_closure(
     `links` maps the path of a symbolic link to its target as written; `directories` are those of ld.so.conf.
     """
     every = tuple(elves)
+    # Some wheels bring their library for several machines at once; one that brings none for ours is mislabelled.
+    at_home = {elf.owner for elf in every if elf.facts.machine == machine}
     own = [elf for elf in every if elf.facts.machine == machine]
     view = _View(own, links, (*directories, *default_directories(machine)))
     missing: dict[str, None] = {}
@@ -81,7 +83,9 @@ def check_closure(
             missing.update(dict.fromkeys(_missing_versions(elf, soname, provider)))
     return ClosureReport(
         files=len(own),
-        foreign=tuple(sorted(elf.path for elf in every if elf.facts.machine != machine)),
+        foreign=tuple(
+            sorted(elf.path for elf in every if elf.facts.machine != machine and elf.owner not in at_home)
+        ),
         missing=tuple(sorted(missing)),
         by_load_order=tuple(sorted(by_load_order)),
     )

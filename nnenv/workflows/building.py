@@ -325,11 +325,16 @@ def load_into(session: Session, documents: ImageDocuments) -> tuple[DockerEngine
 
 
 def fetch_targets(session: Session, names: Sequence[str], *, frozen: bool) -> tuple[Artifact, ...]:
-    """Bring everything the targets need into the store; the artifacts, each once."""
+    """Bring everything the targets need into the store, and read what was there already; the artifacts, each once.
+
+    Raises StoreCorrupt for a damaged entry, which is in quarantine then: a repeat fetches it.
+    """
     lockfile = checked_lock(session, frozen=frozen)
     wanted: dict[str, Artifact] = {}
     for target in chosen_targets(lockfile, names):
         artifacts = lockfile.artifacts_of(target)
         fetch_locked(session, artifacts, target.os)
+        for artifact in artifacts:
+            session.store.path(artifact.sha256)
         wanted.update({artifact.sha256: artifact for artifact in artifacts})
     return tuple(wanted.values())

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from nnenv.adapters.files import open_inside
@@ -18,6 +19,10 @@ from nnenv.workflows.session import Session
 
 _CHUNK = 1 << 20
 _FILES_LIMIT = 20_000
+_SETTLED_NS = 20_000_000
+"""Nanoseconds; a tick of the kernel's clock is 10 ms at most."""
+_ROLES = (Kind.MODEL, Kind.CASE, Kind.FILE)
+"""What a file is that is several things at once: the first of these, since images place models by their names."""
 
 
 @dataclass(slots=True)
@@ -40,6 +45,15 @@ def read_inputs(session: Session, manifest: Manifest) -> Inputs:
     for source, destination in manifest.image.files:
         inputs.files.extend(_application_files(session, source, destination, inputs))
     inputs.files.sort(key=lambda file: file.path)
+    for first, second in pairwise(inputs.files):
+        if first.path == second.path:
+            raise NnenvError(
+                "manifest-invalid",
+                f"two files of the project would become /{first.path} in the image",
+                where="image.files",
+                because=[inputs.artifacts[file.sha256].origin.removeprefix("file:") for file in (first, second)],
+                fix=["give one of them another destination"],
+            )
     return inputs
 
 
@@ -182,8 +196,6 @@ def _application_files(session: Session, source: str, destination: str, inputs: 
 
 def _regular_files(session: Session, folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
-        if "__pycache__" in path.parts or path.is_dir():
-            continue
         if path.is_symlink():
             raise NnenvError(
                 "path-escapes",
@@ -191,7 +203,8 @@ def _regular_files(session: Session, folder: Path) -> Iterator[Path]:
                 where="image.files",
                 fix=["replace it by the file it leads to, or leave it out"],
             )
-        yield path
+        if "__pycache__" not in path.parts and not path.is_dir():
+            yield path
 
 
 def _artifact(session: Session, path: str, kind: Kind, name: str, version: str, inputs: Inputs) -> Artifact:
@@ -206,7 +219,7 @@ def _artifact(session: Session, path: str, kind: Kind, name: str, version: str, 
         origin=f"file:{path}",
     )
     known = inputs.artifacts.get(sha256)
-    if known is None or (artifact.kind, artifact.origin) < (known.kind, known.origin):
+    if known is None or (_ROLES.index(kind), artifact.origin) < (_ROLES.index(known.kind), known.origin):
         inputs.artifacts[sha256] = artifact
     return artifact
 
@@ -225,5 +238,7 @@ def _digest(session: Session, path: str) -> tuple[Sha256, int]:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
             size += len(chunk)
-        session.store.save("file-digest", key, digest.hexdigest().encode())
+        # Two writes within one tick of the kernel's clock leave the same stamp: a fresh file is read again next time.
+        if facts.st_ctime_ns < session.now.timestamp() * 1e9 - _SETTLED_NS and size == facts.st_size:
+            session.store.save("file-digest", key, digest.hexdigest().encode())
         return Sha256(digest.hexdigest()), size

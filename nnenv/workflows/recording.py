@@ -202,7 +202,8 @@ def _cross_checked(
             fix=["pip install 'nnenv[crosscheck]'"],
         ) from None
     with open_inside(session.project, path) as stream:
-        loaded = onnx.load_model(stream, load_external_data=False)
+        # Not `load_model`: it takes the stream's name for a path, and an opened descriptor has none.
+        loaded = onnx.load_model_from_string(stream.read())
     if any(opset.domain in {"", "ai.onnx"} and opset.version < 17 for opset in loaded.opset_import):
         loaded = convert_version(loaded, 17)
     evaluator = ReferenceEvaluator(_in_float64(loaded))

@@ -96,6 +96,26 @@ def test_what_a_killed_writer_left_is_swept_and_what_a_live_one_writes_stays(tmp
         assert {path, alive} == set(tmp_path.iterdir())
 
 
+def test_writers_of_one_path_do_not_sweep_each_other(tmp_path: Path) -> None:
+    """A sweep that meets a file between its creation and its lock does not take it from under its writer."""
+    refused = []
+
+    def write() -> None:
+        for _ in range(150):
+            try:
+                write_atomically(tmp_path / "version", b"x")
+            except NnenvError as error:
+                refused.append(error.because)
+
+    writers = [threading.Thread(target=write) for _ in range(8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert refused == []
+    assert [path.name for path in tmp_path.iterdir()] == ["version"]
+
+
 def test_compare_and_swap_refuses_a_file_that_changed(tmp_path: Path) -> None:
     """Old bytes in, new bytes out; other bytes are left alone and named."""
     path = tmp_path / "model.lock"
