@@ -52,6 +52,8 @@ class LayerPlan:
     """Names the layer in the manifest's annotations and in messages."""
     artifacts: tuple[Artifact, ...] = ()
     """What goes in, in order."""
+    path: str = ""
+    """Of a model: where its file lies in the image, without the leading slash."""
 
 
 def plan_layers(lockfile: Lockfile, target: TargetLock) -> tuple[LayerPlan, ...]:
@@ -71,6 +73,7 @@ def plan_layers(lockfile: Lockfile, target: TargetLock) -> tuple[LayerPlan, ...]
                 kind=LayerKind.MODEL,
                 title=f"model {model.name} {model.version}",
                 artifacts=(lockfile.by_digest[model.file],),
+                path=model_path(model.name, lockfile.by_digest[model.file]),
             )
         )
     if lockfile.files:

@@ -151,7 +151,7 @@ class LayerMaker:
             case LayerKind.INTERPRETER_BYTECODE | LayerKind.WHEEL_BYTECODE:
                 more = [self.target.python, *(deb.sha256 for deb in self._interpreter_debs())]
             case LayerKind.MODEL:
-                more = [model_path(artifact.name, artifact) for artifact in plan.artifacts]
+                more = plan.path
             case LayerKind.FILES:
                 more = [[file.path, file.sha256, file.executable] for file in self.lockfile.files]
             case LayerKind.NNENV:
@@ -212,8 +212,7 @@ class LayerMaker:
     def _model(self, plan: LayerPlan) -> tuple[Entry, ...]:
         (artifact,) = plan.artifacts
         content = Slice(sha256=artifact.sha256, offset=0, length=artifact.size)
-        path = model_path(artifact.name, artifact)
-        return compose([Entry(path=path, kind="file", mode=0o644, content=content, owner=artifact.name)])
+        return compose([Entry(path=plan.path, kind="file", mode=0o644, content=content, owner=plan.title)])
 
     def _files(self) -> tuple[Entry, ...]:
         sizes = {artifact.sha256: artifact.size for artifact in self.lockfile.artifacts}

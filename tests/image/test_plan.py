@@ -124,3 +124,13 @@ def test_which_sources_get_bytecode() -> None:
     assert not wants_bytecode("a/b.pyi")
     assert not wants_bytecode("a/tests/b.py")
     assert not wants_bytecode("a/test/b.py")
+
+
+def test_models_of_equal_bytes_have_a_place_each() -> None:
+    """Two models may share a file, which is one artifact; each is found under its own name."""
+    lockfile, target = lock([])
+    twin = replace(lockfile.models[0], name="twin")
+    target = replace(target, models=(*target.models, "twin"))
+    lockfile = replace(lockfile, models=(*lockfile.models, twin), targets=(target,))
+    paths = [layer.path for layer in plan_layers(lockfile, target) if layer.kind is LayerKind.MODEL]
+    assert paths == ["opt/nnenv/models/model-0/model-0.file", "opt/nnenv/models/twin/model-0.file"]
