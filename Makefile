@@ -19,10 +19,13 @@ demo: $(VENV)/ready
 	$(VENV)/bin/nnenv verify -C $(EXAMPLE) --target cpu --require verified
 	@echo "make demo: target cpu of $(EXAMPLE) is verified"
 
+# All three run, whatever the first says; pytest's closing line comes last.
 test: $(VENV)/ready-for-tests
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest
+	@failed=""; \
+	$(VENV)/bin/ruff check . || failed="$$failed ruff"; \
+	$(VENV)/bin/mypy || failed="$$failed mypy"; \
+	$(VENV)/bin/python -m pytest || failed="$$failed pytest"; \
+	test -z "$$failed" || { echo "make test: failed:$$failed" >&2; exit 1; }
 
 clean:
 	rm -rf $(VENV)

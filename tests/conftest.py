@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import urllib.request
 from functools import cache
@@ -73,8 +74,12 @@ def reasons(item: pytest.Item) -> dict[str, str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The marker that only these tests have."""
+    """The marker that only these tests have, and Ctrl-C as a terminal gives it.
+
+    A shell starts background jobs with SIGINT ignored, and Python then raises no KeyboardInterrupt.
+    """
     config.addinivalue_line("markers", "mounting: needs a root that may mount a small disk")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

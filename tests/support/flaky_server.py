@@ -44,6 +44,8 @@ class FlakyServer:
         self.ranges = True
         """False: every Range header is ignored."""
         self.etags = True
+        self.types: dict[str, str] = {}
+        """Path -> Content-Type; others state none."""
         self.released = threading.Event()
         """Set at the end; stalled answers wait for it."""
         self._once: dict[str, list[str]] = {}
@@ -185,6 +187,8 @@ class _Answers(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
+        if self.path in self.server.owner.types:
+            self.send_header("Content-Type", self.server.owner.types[self.path])
         if etag and self.server.owner.etags:
             self.send_header("ETag", f"W/{etag}" if fault == "weak-etag" else etag)
         if encoded is not body:
