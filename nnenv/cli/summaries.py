@@ -149,7 +149,9 @@ def _report_text(result: Verified, palette: Palette) -> str:
     where = f"{report.runner} ({report.extra.get('isolation', '')})" + (", emulated CPU" if report.emulated else "")
     lines = [f"{palette('bold', report.target)}: image sha256:{short(report.manifest_digest)}, run by {where}"]
     for name, check in report.checks.items():
-        lines.append(f"  {name:<12} {_verdict(check.verdict, palette):<10} {check.note}".rstrip())
+        # Padded outside of the colour, whose escapes have no width.
+        padding = " " * (10 - len(check.verdict))
+        lines.append(f"  {name:<12} {_verdict(check.verdict, palette)}{padding} {check.note}".rstrip())
         for finding in check.findings[:20]:
             lines.append(f"    {finding.where + ': ' if finding.where else ''}{finding.what}")
             lines += [f"      {text}" for text in finding.because]

@@ -43,6 +43,12 @@ def source(path: str) -> str:
     return TOY.replace("file:model.onnx", f"file:{path}")
 
 
+def become_folder(path: Path) -> None:
+    """A folder of the file's name."""
+    path.unlink()
+    path.mkdir()
+
+
 def link_out(project: Path) -> None:
     """model.onnx leads outside of the project."""
     outside = project.parent / "outside.onnx"
@@ -111,7 +117,7 @@ WRONG = {
     "empty": Wrong(says=("model.toml",), spoil=manifest("")),
     "no manifest": Wrong(says=("model.toml",), spoil=lambda project: (project / "model.toml").unlink()),
     "manifest is a folder": Wrong(
-        says=("model.toml",), spoil=lambda p: ((p / "model.toml").unlink(), (p / "model.toml").mkdir())
+        says=("model.toml",), spoil=lambda project: become_folder(project / "model.toml")
     ),
     "path up and out": Wrong(says=("../x",), spoil=manifest(source("../x"))),
     "path up, down and out": Wrong(says=("tests/../../x",), spoil=manifest(source("tests/../../x"))),
@@ -120,7 +126,7 @@ WRONG = {
     "folder link out": Wrong(says=("models",), spoil=folder_link_out),
     "missing model": Wrong(says=("model.onnx",), spoil=lambda project: (project / "model.onnx").unlink()),
     "model is a folder": Wrong(
-        says=("model.onnx",), spoil=lambda p: ((p / "model.onnx").unlink(), (p / "model.onnx").mkdir())
+        says=("model.onnx",), spoil=lambda project: become_folder(project / "model.onnx")
     ),
     "empty model": Wrong(says=("model.onnx", "ONNX"), spoil=model(b"")),
     "text as model": Wrong(says=("model.onnx", "ONNX"), spoil=model(b"this is not a model\n" * 50)),
@@ -193,7 +199,7 @@ def test_a_wrong_command_line_is_refused(user: User, line: list[str], code: int)
 @pytest.mark.parametrize("name", ["WORKERS", "RUNNER", "REQUIRE", "COLOR"])
 def test_a_wrong_variable_is_refused(user: User, name: str) -> None:
     """A variable that stands for an option is checked as the option is."""
-    refusal = user.run("verify", **{f"NNENV_{name}": "nonsense"})
+    refusal = user.with_environment(**{f"NNENV_{name}": "nonsense"}).run("verify")
     assert refusal.code == 2
     assert "'nonsense'" in refusal.err
 

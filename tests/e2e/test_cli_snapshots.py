@@ -44,7 +44,7 @@ def compare(name: str, found: str) -> None:
 
 def piped(user: User, *arguments: str, **variables: str) -> str:
     """Command line, exit code, stdout and stderr, as a pipe sees them."""
-    done = user.run(*arguments, **{"COLUMNS": "100", **variables})
+    done = user.with_environment(**{"COLUMNS": "100", **variables}).run(*arguments)
     head = f"$ nnenv {shlex.join(arguments)}\n--- exit code {done.code}\n"
     return _settled(f"{head}--- stdout\n{done.out}--- stderr\n{done.err}", user)
 

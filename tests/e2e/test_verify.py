@@ -226,7 +226,7 @@ def test_a_user_without_rights_verifies_in_the_sandbox(user: User) -> None:
         home = Path(name)
         store = linked_copy(user.store, home / "store")
         before: list[str] = []
-        python, variables = sys.executable, {}
+        python, variables = sys.executable, dict[str, str]()
         copied = user.elsewhere(home / "project", store=store)
         copied.must("lock", "--offline")
         if os.geteuid() == 0:
