@@ -18,6 +18,9 @@ COLORS: Final = ("auto", "always", "never")
 RUNNERS: Final = ("auto", "docker", "sandbox")
 STATUSES: Final = ("closed", "loadable", "smoke", "model-valid", "verified")
 
+_ON: Final = ("1", "true", "yes", "on")
+_OFF: Final = ("", "0", "false", "no", "off")
+
 if TYPE_CHECKING:
     _Commands = argparse._SubParsersAction["_Parser"]
 
@@ -50,7 +53,17 @@ def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 def _on(environment: Mapping[str, str], name: str) -> bool:
-    return environment.get(f"NNENV_{name}", "").strip().lower() in {"1", "true", "yes", "on"}
+    """Whether the switch NNENV_<name> is on; NnenvError `usage` for a value that says neither on nor off."""
+    value = environment.get(f"NNENV_{name}", "").strip().lower()
+    if value not in {*_ON, *_OFF}:
+        raise NnenvError(
+            "usage",
+            f"NNENV_{name} is {value[:80]!r}",
+            where=f"NNENV_{name}",
+            fix=["set it to 1 or 0, or unset it"],
+            exit_code=2,
+        )
+    return value in _ON
 
 
 def _chosen(environment: Mapping[str, str], name: str, choices: Sequence[str], default: str) -> str:
@@ -99,7 +112,7 @@ def _common() -> _Parser:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 256:
+    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= 256:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 256")
     return int(text)
 
@@ -163,9 +176,17 @@ def _lock(commands: _Commands, common: _Parser, environment: Mapping[str, str]) 
 
 
 def _moment(text: str) -> str:
+    from datetime import datetime
+
     from nnenv.spec.manifest import MOMENT
 
-    if text and not re.fullmatch(MOMENT, text):
+    try:
+        if text and re.fullmatch(MOMENT, text):
+            datetime.fromisoformat(text)
+            return text
+    except ValueError:
+        pass
+    if text:
         raise argparse.ArgumentTypeError(f"{text!r} is not a moment like 2026-01-31T00:00:00Z")
     return text
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 refused, 2 wrong usage or a bug."""
     signal.signal(signal.SIGTERM, _interrupt)
+    _replace_closed_streams()
     line = list(sys.argv[1:] if arguments is None else arguments)
-    wants_json = "--json" in line or os.environ.get("NNENV_JSON", "") in {"1", "true", "yes", "on"}
+    wants_json = "--json" in line or os.environ.get("NNENV_JSON", "").strip().lower() in {"1", "true", "yes", "on"}
     palette = render.Palette(_colours(line, sys.stderr))
     verbose = "-v" in line or "--verbose" in line
     try:
@@ -32,11 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _refused(NnenvError("interrupted", "interrupted; run it again"), line, wants_json, palette)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 1
     except Exception as bug:
         if verbose:
-            raise
+            import traceback
+
+            traceback.print_exc()
         refusal = NnenvError(
             "internal",
             f"a bug in nnenv: {type(bug).__name__}: {bug}",
@@ -53,15 +57,58 @@ def _interrupt(number: int, frame: object) -> None:
 def _refused(error: NnenvError, line: Sequence[str], wants_json: bool, palette: render.Palette) -> int:
     command = next((word for word in line if word in COMMANDS), "")
     if wants_json:
-        sys.stdout.write(render.json_text(render.error_json(command, error)))
-    else:
+        try:
+            _write(render.json_text(render.error_json(command, error)))
+        except (NnenvError, BrokenPipeError):
+            _discard_output()
+        else:
+            return error.exit_code
+    with suppress(OSError):
         sys.stderr.write(render.error_text(error, palette))
     return error.exit_code
+
+
+def _write(text: str) -> None:
+    """Put `text` on standard output; NnenvError `disk-full` if what stands behind it takes no more.
+
+    BrokenPipeError if the reader left, as `head` does.
+    """
+    from nnenv.adapters.files import write_refused
+
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_output()
+        raise write_refused(error, Path("standard output")) from None
+
+
+def _discard_output() -> None:
+    """Send what is still buffered nowhere, so that the interpreter does not fail over it when it ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def _replace_closed_streams() -> None:
+    """Streams that the caller closed (`>&-`) become the null device: Python leaves None in their place."""
+    if sys.stdout is None:
+        sys.stdout = _null_stream()
+    if sys.stderr is None:
+        sys.stderr = _null_stream()
+
+
+def _null_stream() -> TextIO:
+    return os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
 
 
 def _run(line: Sequence[str]) -> int:
     arguments = parser(os.environ).parse_args(line)
     if arguments.command is None:
+        if arguments.json:
+            raise NnenvError("usage", "no command is given", fix=["see `nnenv --help`"], exit_code=2)
         parser(os.environ).print_help()
         return 2
     session = _session(arguments)
@@ -78,8 +125,16 @@ def _session(arguments: argparse.Namespace) -> Session:
     from nnenv.workflows.session import Session
 
     project = Path(arguments.directory)
-    if not project.is_dir():
-        raise NnenvError("usage", f"{project} is not a folder", where="-C", fix=["name a folder"], exit_code=2)
+    try:
+        if not project.is_dir():
+            raise NnenvError("usage", f"{project} is not a folder", where="-C", fix=["name a folder"], exit_code=2)
+        readable = os.access(project, os.R_OK | os.X_OK)
+    except PermissionError:
+        readable = False
+    if not readable:
+        raise NnenvError(
+            "file-unreadable", f"{project} may not be read", where="-C", fix=["make the folder readable for this user"]
+        )
     root = Path(arguments.store).expanduser().absolute() if arguments.store else default_root(os.environ)
     return Session(
         project=project,
@@ -108,9 +163,9 @@ def _palette(arguments: argparse.Namespace) -> render.Palette:
 
 def _print(arguments: argparse.Namespace, command: str, document: dict[str, Any], text: Callable[[], str]) -> None:
     if arguments.json:
-        sys.stdout.write(render.json_text({"version": render.JSON_VERSION, "command": command, **document}))
+        _write(render.json_text({"version": render.JSON_VERSION, "command": command, **document}))
     elif not arguments.quiet:
-        sys.stdout.write(text())
+        _write(text())
 
 
 def _notice(arguments: argparse.Namespace) -> Callable[[str], object]:

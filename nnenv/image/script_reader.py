@@ -96,7 +96,7 @@ _HARMLESS: Final = tuple(
         r"_dh_action=(?:start|restart|try-restart)",
         rf"(?:deb-systemd-helper|deb-systemd-invoke|systemctl|systemd-tmpfiles|update-rc\.d|invoke-rc\.d)"
         # One character a turn: a repeat inside the repeat would take exponential time to say no.
-        rf" (?:[^;|&`$<>()]|\$_dh_action)*{_QUIET}{_MAY_FAIL}",
+        rf" (?:[^;|&`$<>()]|\$_dh_action)*{_QUIET}(?:{_MAY_FAIL}| *\|\| *exit 1)",
         # Questions: none is asked, and a script that uses an answer does so on a line that no form covers.
         rf"\. /usr/share/debconf/confmodule{_MAY_FAIL}|db_(?:stop|purge|version 2\.0){_MAY_FAIL}",
         # Window manager menus.

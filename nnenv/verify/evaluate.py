@@ -104,13 +104,21 @@ def requests_for(
     return pack({"actions": actions}, blobs.parts)
 
 
+_ROOM: Final[Mapping[str, str]] = {
+    "memory": "give it more with `nnenv verify --memory GIB`, if the model needs it",
+    "time": "give it more with `nnenv verify --timeout S`, if the model needs it",
+}
+"""Limit of a run -> how the user widens it."""
+
+
 def answer_of(completed: Completed) -> bytes:
     """The harness' answer; NnenvError `verification-failed` if the run ended without one."""
     if completed.exit_code == 0 and not completed.limit_hit:
         return completed.stdout
     ended = f"it hit the {completed.limit_hit} limit" if completed.limit_hit else _ending(completed.exit_code)
     said = completed.stderr[-4000:].decode("utf-8", "replace").splitlines()[-8:]
-    raise _unanswered(f"the harness inside the image gave no answer: {ended}", said)
+    fix = _ROOM.get(completed.limit_hit)
+    raise _unanswered(f"the harness inside the image gave no answer: {ended}", said, fix=[fix] if fix else [])
 
 
 def evaluate(models: Sequence[ModelUnderTest], answer: bytes, *, load: bool) -> Evaluation:
@@ -244,8 +252,8 @@ def _vacuity(outputs: Mapping[str, Array], probes: Sequence[Mapping[str, Array]]
 # --- reading the answer ----------------------------------------------------------------------------------------------
 
 
-def _unanswered(what: str, because: Sequence[str]) -> NnenvError:
-    return NnenvError("verification-failed", what, where="harness", because=because)
+def _unanswered(what: str, because: Sequence[str], fix: Sequence[str] = ()) -> NnenvError:
+    return NnenvError("verification-failed", what, where="harness", because=because, fix=fix)
 
 
 def _ending(exit_code: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from nnenv.adapters.files import open_inside, write_atomically
+from nnenv.adapters.files import open_inside, refusing_writes, write_atomically
 from nnenv.errors import NnenvError
 from nnenv.formats.onnx_model import TensorInfo
 from nnenv.image.plan import model_path
@@ -63,8 +63,7 @@ def record_cases(session: Session, options: RecordOptions) -> Recorded:
     lockfile = checked_lock(session, frozen=False)
     target = chosen_targets(lockfile, [options.target] if options.target else [lockfile.targets[0].name])[0]
     model = _model(lockfile, target.models, options.model)
-    folder = options.into or f"tests/{model.name}"
-    _insist_on_empty(session, folder)
+    folder = case_folder(session, options.into or f"tests/{model.name}")
     artifact = lockfile.by_digest[model.file]
     facts = onnx_facts(session, artifact.origin.removeprefix("file:"))
     inputs = _given(session, options.inputs, facts.inputs) if options.inputs else _made_up(facts.inputs, options.count)
@@ -98,15 +97,29 @@ def _model(lockfile: Lockfile, names: Sequence[str], wanted: str) -> ModelLock:
     return lockfile.model(wanted)
 
 
-def _insist_on_empty(session: Session, folder: str) -> None:
-    path = session.project / folder
-    if path.exists() and any(path.iterdir()):
+def case_folder(session: Session, text: str) -> str:
+    """Path from the project of a new or empty folder for cases, as model.toml can hold it.
+
+    Raises NnenvError `path-escapes` if it leaves the project, `case-invalid` if something is there already.
+    """
+    root = session.project.resolve()
+    path = (root / text).resolve()
+    if path == root or not path.is_relative_to(root) or not text.isprintable() or "\\" in text:
+        raise NnenvError(
+            "path-escapes",
+            f"{text!r} is no folder inside of the project",
+            where="--into",
+            fix=["name a folder in the project, such as tests/NAME"],
+        )
+    folder = path.relative_to(root).as_posix()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise NnenvError(
             "case-invalid",
-            f"{folder} is not empty",
+            f"{folder} is no empty folder",
             where=folder,
             fix=["name another folder with --into, or remove the old cases first"],
         )
+    return folder
 
 
 def _given(session: Session, path: str, wanted: Sequence[TensorInfo]) -> list[dict[str, Array]]:
@@ -259,7 +272,8 @@ def _write(
     for number, (case, expected) in enumerate(zip(inputs, outputs, strict=True)):
         name = f"{folder}/test_data_set_{number}"
         path = session.project / name
-        path.mkdir(parents=True, exist_ok=True)
+        with refusing_writes(path):
+            path.mkdir(parents=True, exist_ok=True)
         for role, tensors in (("input", case), ("output", expected)):
             for index, (tensor, array) in enumerate(tensors.items()):
                 write_atomically(path / f"{role}_{index}.pb", write_tensor(tensor, array))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnenv import __version__
-from nnenv.adapters.files import write_atomically
+from nnenv.adapters.files import refusing_writes, write_atomically
 from nnenv.errors import NnenvError
 from nnenv.formats.oci import document_digest
 from nnenv.image.archive import ImageDocuments
@@ -85,7 +85,8 @@ def _verify(session: Session, lockfile: Lockfile, target: TargetLock, options: V
     evaluation = evaluate(models, answer_of(completed), load=True)
     report = _report(lockfile, target, documents, closure, load, evaluation, runner, isolation)
     path = session.project / REPORTS / f"{target.name}.intoto.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with refusing_writes(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, statement(report))
     return Verified(report=report, statement=path)
 

@@ -208,6 +208,11 @@ def test_lines_with_effects_of_their_own_are_unknown(line: str) -> None:
             "fi",
         ),
         (". /usr/share/debconf/confmodule", "db_stop"),
+        (
+            'if [ -z "${DPKG_ROOT:-}" ] && [ -x "/etc/init.d/x11-common" ]; then',
+            "invoke-rc.d --skip-systemd-native x11-common restart || exit 1",
+            "fi",
+        ),
         ("# rm -rf /", "", ":", "exit 0"),
         ('if [ "$1" = configure ]', "then", "ldconfig || true", "fi"),
     ],

@@ -257,3 +257,11 @@ def test_onnx_shipped_cases_all_pass_where_the_runtime_can_run_them(tmp_path: Pa
     ran = [case for case in cases if case.output_sha256 is not None]
     assert [f"{case.model}: {case.reason}" for case in ran if not case.passed] == []
     assert len(ran) >= 95
+
+
+@pytest.mark.parametrize(("limit", "option"), [("time", "--timeout"), ("memory", "--memory")])
+def test_a_limit_that_was_hit_names_the_option_that_widens_it(limit: str, option: str) -> None:
+    """A model that needs more than the default gets told how to have it."""
+    with pytest.raises(NnenvError) as caught:
+        answer_of(Completed(exit_code=-9, stdout=b"", stderr=b"", seconds=1.0, limit_hit=limit))
+    assert option in caught.value.fix[0]
