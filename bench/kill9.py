@@ -81,9 +81,7 @@ class Tally:
         return self.rerun_ok and not (self.corrupt or self.torn or self.strays or self.refused)
 
 
-def kill_often(
-    user: User, kills: int, *, seed: int = 1, told: Callable[[str], object] = lambda line: None
-) -> Tally:
+def kill_often(user: User, kills: int, *, seed: int = 1, told: Callable[[str], object] = lambda line: None) -> Tally:
     """Kill `user`'s commands `kills` times, in a store and project that are emptied when a round is done.
 
     `user` has a project without a lock, and an empty store.

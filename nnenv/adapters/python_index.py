@@ -183,6 +183,7 @@ class PythonIndexes:
 
     def _page(self, source: Source, name: str) -> _Page:
         if not source.flat:
+            _insist_on_root(source)
             url = f"{source.url}/{name}/"
             return self._here("page", url, lambda: self._cached_page(url))
         listing = self._here("page", source.url, lambda: self._flat_page(source))
@@ -394,6 +395,18 @@ def _is_metadata_of(body: bytes, record: WheelRecord) -> bool:
     except NnenvError:
         return False
     return True
+
+
+def _insist_on_root(source: Source) -> None:
+    """A local index that is not there would silently leave its names to the next source."""
+    root = _local_path(source.url)
+    if root is not None and not root.is_dir():
+        raise NnenvError(
+            "source-unconfigured",
+            "a configured Python index is a folder that does not exist",
+            where=str(root),
+            fix=["correct index-url or extra-index-url in pip's configuration, or NNENV_INDEX_URL"],
+        )
 
 
 def _checked_metadata(body: bytes, file: IndexFile) -> bytes:

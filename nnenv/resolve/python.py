@@ -144,9 +144,7 @@ def _chosen(catalog: WheelCatalog, candidate: Candidate, parents: Iterable[str])
     )
 
 
-def _parents(
-    roots: Iterable[Wanted], mapping: Mapping[str, Candidate], provider: _Provider
-) -> dict[str, set[str]]:
+def _parents(roots: Iterable[Wanted], mapping: Mapping[str, Candidate], provider: _Provider) -> dict[str, set[str]]:
     """Name -> who required it, of all that the roots reach; `mapping` may hold left-overs of abandoned choices."""
     parents: dict[str, set[str]] = {}
     reached: set[str] = set()
@@ -415,9 +413,7 @@ _MOST_LINES: Final = 12
 """Of one kind in an explanation."""
 
 
-def _impossible(
-    causes: Iterable[RequirementInformation[Wanted, Candidate]], provider: _Provider
-) -> NnenvError:
+def _impossible(causes: Iterable[RequirementInformation[Wanted, Candidate]], provider: _Provider) -> NnenvError:
     """The clash in the words of the packages that made it, with why other versions do not help."""
     asked: dict[str, list[Wanted]] = {}
     sentences = set()

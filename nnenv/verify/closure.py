@@ -83,9 +83,7 @@ def check_closure(
             missing.update(dict.fromkeys(_missing_versions(elf, soname, provider)))
     return ClosureReport(
         files=len(own),
-        foreign=tuple(
-            sorted(elf.path for elf in every if elf.facts.machine != machine and elf.owner not in at_home)
-        ),
+        foreign=tuple(sorted(elf.path for elf in every if elf.facts.machine != machine and elf.owner not in at_home)),
         missing=tuple(sorted(missing)),
         by_load_order=tuple(sorted(by_load_order)),
     )

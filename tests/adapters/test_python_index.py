@@ -489,3 +489,11 @@ def test_locate_survives_a_dead_source(server: FlakyServer, indexes: Make) -> No
     with pytest.raises(NnenvError) as caught:
         client.locate(locked("demo", "1", b"never seen"))
     assert caught.value.code == "index-unreachable"
+
+
+def test_a_local_index_that_is_missing_is_refused(indexes: Make, tmp_path: Path) -> None:
+    """A mistyped folder must not leave its names to the next index."""
+    with pytest.raises(NnenvError) as caught:
+        indexes(str(tmp_path / "nowhere"), str(tmp_path)).project("a")
+    assert caught.value.code == "source-unconfigured"
+    assert caught.value.where == str(tmp_path / "nowhere")

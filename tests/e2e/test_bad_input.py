@@ -116,18 +116,14 @@ WRONG = {
     "unknown table": Wrong(says=("model.toml", "did you mean"), spoil=manifest(TOY.replace("targets", "target"))),
     "empty": Wrong(says=("model.toml",), spoil=manifest("")),
     "no manifest": Wrong(says=("model.toml",), spoil=lambda project: (project / "model.toml").unlink()),
-    "manifest is a folder": Wrong(
-        says=("model.toml",), spoil=lambda project: become_folder(project / "model.toml")
-    ),
+    "manifest is a folder": Wrong(says=("model.toml",), spoil=lambda project: become_folder(project / "model.toml")),
     "path up and out": Wrong(says=("../x",), spoil=manifest(source("../x"))),
     "path up, down and out": Wrong(says=("tests/../../x",), spoil=manifest(source("tests/../../x"))),
     "absolute path": Wrong(says=("/etc/passwd",), spoil=manifest(source("/etc/passwd"))),
     "link out": Wrong(says=("model.onnx",), spoil=link_out),
     "folder link out": Wrong(says=("models",), spoil=folder_link_out),
     "missing model": Wrong(says=("model.onnx",), spoil=lambda project: (project / "model.onnx").unlink()),
-    "model is a folder": Wrong(
-        says=("model.onnx",), spoil=lambda project: become_folder(project / "model.onnx")
-    ),
+    "model is a folder": Wrong(says=("model.onnx",), spoil=lambda project: become_folder(project / "model.onnx")),
     "empty model": Wrong(says=("model.onnx", "ONNX"), spoil=model(b"")),
     "text as model": Wrong(says=("model.onnx", "ONNX"), spoil=model(b"this is not a model\n" * 50)),
     "truncated model": Wrong(says=("model.onnx", "ONNX"), spoil=model(tanh_model(toy_weights())[:-30])),
@@ -142,7 +138,7 @@ WRONG = {
         says=("model.toml",), spoil=manifest(TOY + '\n[requires]\npackages = ["a @ https://x.test/a.whl"]\n')
     ),
     "model is not that file": Wrong(
-        says=("sha256", "model.onnx"), spoil=manifest(TOY.replace("onnx\"\n", f'onnx"\nsha256 = "{"0" * 64}"\n'))
+        says=("sha256", "model.onnx"), spoil=manifest(TOY.replace('onnx"\n', f'onnx"\nsha256 = "{"0" * 64}"\n'))
     ),
 }
 

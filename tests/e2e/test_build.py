@@ -151,9 +151,7 @@ def other_pythons() -> list[str]:
 
 
 @pytest.mark.slow
-def test_another_python_on_the_host_gives_the_same_image(
-    toy: User, tmp_path: Path, sources: Mapping[str, str]
-) -> None:
+def test_another_python_on_the_host_gives_the_same_image(toy: User, tmp_path: Path, sources: Mapping[str, str]) -> None:
     """nnenv run by the newest other Python of this machine, with its own libraries: the digest that the lock has.
 
     On a machine with one Python only there is nothing to compare, and nothing is shown.
@@ -236,9 +234,7 @@ def test_a_lock_that_expects_another_layer_is_a_mismatch(toy: User, tmp_path: Pa
     (error,) = refusal["errors"]
     assert error["code"] == "image-mismatch"
     assert error["where"] == "targets.cpu"
-    assert error["because"] == [
-        f"layer 4 ({wrong.title}): expected {wrong.digest}, built {image.layers[4].digest}"
-    ]
+    assert error["because"] == [f"layer 4 ({wrong.title}): expected {wrong.digest}, built {image.layers[4].digest}"]
     assert not (tmp_path / "cpu.tar").exists()
     assert user.lock_path.read_bytes() == tampered
     user.must("build", "--target", "cpu", "--accept-new-image", "-o", f"oci:{tmp_path / 'cpu.tar'}")

@@ -324,5 +324,3 @@ def test_a_manifest_that_is_fine_again_needs_no_new_lock(user: User) -> None:
     user.must("lock")
     (user.project / "model.toml").write_text("# a comment\n" + PLAIN.replace("\n\n", "\n\n\n"))
     user.must("lock", "--check", before=without_network())
-
-
