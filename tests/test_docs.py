@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 
 from nnenv.adapters.pip_config import index_configuration
 from nnenv.adapters.sandbox import MODES
-from nnenv.cli.arguments import parser
+from nnenv.cli.arguments import command_parser, parse, top_parser
+from nnenv.cli.commands import COMMANDS as NAMES
 from nnenv.cli.render import JSON_VERSION
 from nnenv.errors import CODES, NnenvError
 from nnenv.image.plan import LAYER_BUDGET, OWN_LAYER, RECIPE, LayerKind
@@ -68,17 +70,17 @@ class Watched(Mapping[str, str]):
         return 0
 
 
-def commands(command: argparse.ArgumentParser, name: str = "nnenv") -> dict[str, argparse.ArgumentParser]:
-    """Every command that does something, by its whole name; `nnenv` itself for what needs no command."""
+def commands(name: str, command: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The command, or those below it, by their whole names."""
     inner = [action for action in command._actions if isinstance(action, argparse._SubParsersAction)]
-    found = {} if inner and name != "nnenv" else {name: command}
-    for action in inner:
-        for word, sub in action.choices.items():
-            found |= commands(sub, f"{name} {word}")
-    return found
+    below = {word: sub for action in inner for word, sub in action.choices.items()}
+    return {f"{name} {word}": sub for word, sub in below.items()} or {name: command}
 
 
-COMMANDS = commands(parser({}))
+COMMANDS: dict[str, argparse.ArgumentParser] = {"nnenv": top_parser({})}
+"""Every command that does something, by its whole name; `nnenv` itself for what needs no command."""
+for _name in NAMES:
+    COMMANDS |= commands(f"nnenv {_name}", command_parser(_name, {}))
 
 
 def shown(action: argparse.Action) -> str:
@@ -97,7 +99,8 @@ def is_common(command: argparse.ArgumentParser, action: argparse.Action) -> bool
 def arguments_of(command: argparse.ArgumentParser, *, common: bool) -> list[str]:
     """The arguments of a command in order, either the common ones or its own."""
     skipped = (argparse._HelpAction, argparse._SubParsersAction)
-    actions = [action for action in command._actions if not isinstance(action, skipped)]
+    wanted = [action for action in command._actions if not isinstance(action, skipped)]
+    actions = [action for action in wanted if action.help != argparse.SUPPRESS]
     return [shown(action) for action in actions if is_common(command, action) == common]
 
 
@@ -136,7 +139,7 @@ def test_every_line_of_an_example_is_a_right_command_line() -> None:
     assert lines
     for line in lines:
         for one in line.split("#")[0].split("&&"):
-            parser({}).parse_args(one.removeprefix(" nnenv").split())
+            parse(shlex.split(one.removeprefix(" nnenv")), {})
 
 
 def test_exit_codes_are_documented() -> None:
@@ -146,9 +149,9 @@ def test_exit_codes_are_documented() -> None:
 
 def json_keys() -> set[str]:
     """Every key of an object that `--json` prints: those of dictionaries in the functions that make them."""
-    makers = {"cli/summaries.py": r".*_json", "cli/render.py": "error_json", "errors.py": "as_json"}
+    makers = {"cli/output.py": "emit", "cli/render.py": "error_json", "errors.py": "as_json"}
     makers |= {"verify/report.py": r"report_json|_\w+", "verify/compare.py": "verdict_json"}
-    makers |= {"cli/main.py": r"_(lock|fetch|build|verify|record|print)"}
+    makers |= {f"cli/commands/{name}.py": r".*_json|run" for name in NAMES}
     found: set[str] = set()
     for path, pattern in makers.items():
         for node in ast.walk(ast.parse((ROOT / "nnenv" / path).read_text("utf-8"))):
@@ -174,7 +177,9 @@ def test_every_variable_is_documented() -> None:
     """The variables of the page are those that the code asks for: written out, or made from a prefix and a name."""
     written = {word for path in SOURCES for word in re.findall(r"NNENV_[A-Z_]*[A-Z]", path.read_text("utf-8"))}
     watched = Watched()
-    parser(watched)
+    top_parser(watched)
+    for name in NAMES:
+        command_parser(name, watched)
     with suppress(NnenvError):  # where nothing is configured and there is no pip, it has asked for all of them by then
         index_configuration(watched, home=Path("/nonexistent"))
     asked = {name for name in watched.asked if name.startswith("NNENV_")}

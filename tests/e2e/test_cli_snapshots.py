@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from nnenv import __version__
-from nnenv.cli.arguments import parser
+from nnenv.cli.arguments import parse
 from tests.e2e.conftest import offer_tiny_wheels
 from tests.e2e.world import PLAIN, User, World, linked_copy, plain_project, toy_project
 
@@ -132,7 +132,7 @@ def test_every_example_can_be_typed(anyone: User, command: str) -> None:
         for one in line.partition("#")[0].split("&&"):
             words = shlex.split(one)
             assert words[0] == "nnenv"
-            assert parser({}).parse_args(words[1:]).command
+            assert parse(words[1:], {}).command
 
 
 def test_version(anyone: User) -> None:

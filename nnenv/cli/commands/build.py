@@ -1,0 +1,98 @@
+"""`nnenv build`: from model.lock to an image."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nnenv.cli.arguments import Parser, add_frozen, add_target, describe, targets_of
+from nnenv.cli.output import emit, notice
+from nnenv.cli.render import bytes_text, table
+from nnenv.workflows.building import Built, Output, build_targets
+from nnenv.workflows.healing import healed
+from nnenv.workflows.session import Session
+
+
+def add_arguments(parser: Parser, environment: Mapping[str, str]) -> None:
+    """The arguments of `nnenv build`."""
+    describe(
+        parser,
+        "Build the image of each target from model.lock, without daemon, root or resolving. The first build notes the\n"
+        "image digest in model.lock; a later one that differs fails and names the layer.",
+        "  nnenv build --target cpu                      # into the Docker engine, if one answers\n"
+        "  nnenv build --target cpu --output oci:cpu.tar # one tar for `docker load` and OCI tools",
+    )
+    add_target(parser, environment)
+    add_frozen(parser, environment)
+    parser.add_argument(
+        "-o", "--output", action="append", metavar="OUT", default=environment.get("NNENV_OUTPUT", "").split(),
+        help="docker, oci:FILE or dir:PATH; may be repeated (default: docker if an engine answers)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--accept-new-image", action="store_true", help="note the digest that comes out, even if the lock has another"
+    )
+
+
+def run(session: Session, arguments: argparse.Namespace) -> int:
+    """Build and deliver, and print digests and places."""
+    outputs = [Output.parse(text) for text in arguments.output]
+    built = healed(
+        lambda: build_targets(
+            session,
+            targets_of(arguments),
+            outputs,
+            frozen=arguments.frozen,
+            accept_new_image=arguments.accept_new_image,
+        ),
+        notice(arguments),
+    )
+    emit(arguments, "build", build_json(built), lambda: build_text(built))
+    return 0
+
+
+def build_json(built: Sequence[Built]) -> dict[str, Any]:
+    """What `nnenv build --json` prints."""
+    return {
+        "ok": True,
+        "images": [
+            {
+                "target": image.target,
+                "reference": image.documents.reference,
+                "manifest": f"sha256:{image.documents.manifest_digest}",
+                "config": f"sha256:{image.documents.config_digest}",
+                "expected": image.expected,
+                "layers": [
+                    {"title": layer.title, "digest": f"sha256:{layer.digest}", "bytes": layer.size}
+                    for layer in image.documents.layers
+                ],
+                "delivered": list(image.delivered),
+            }
+            for image in built
+        ],
+    }
+
+
+def build_text(built: Sequence[Built]) -> str:
+    """What `nnenv build` prints."""
+    rows = [("target", "image", "layers", "size", "manifest digest", "status")]
+    for image in built:
+        documents = image.documents
+        size = bytes_text(sum(layer.size for layer in documents.layers))
+        status = "as locked" if image.expected else "first build: digest noted in model.lock"
+        rows.append(
+            (
+                image.target,
+                documents.reference,
+                str(len(documents.layers)),
+                size,
+                f"sha256:{documents.manifest_digest}",
+                status,
+            )
+        )
+    text = table(rows, right=frozenset({2, 3}))
+    for image in built:
+        text += f"{image.target}: image ID sha256:{image.documents.config_digest}\n"
+        places = image.delivered or ("the store only (no Docker engine answers; --output oci:FILE writes a tar)",)
+        text += "".join(f"{image.target}: in {place}\n" for place in places)
+    return text

@@ -1,0 +1,121 @@
+"""`nnenv verify`: the standard inference test inside the image."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from nnenv.cli.arguments import (
+    Parser,
+    add_frozen,
+    add_runner,
+    add_target,
+    chosen,
+    describe,
+    positive,
+    seconds,
+    targets_of,
+)
+from nnenv.cli.output import emit, notice, palette
+from nnenv.cli.render import Palette, short
+from nnenv.verify.ladder import Status, Verdict
+from nnenv.verify.protocols import Limits
+from nnenv.verify.report import CaseReport, Report, report_json
+from nnenv.workflows.healing import healed
+from nnenv.workflows.session import Session
+from nnenv.workflows.verifying import Verified, VerifyOptions, verify_targets
+
+STATUSES: Final = ("closed", "loadable", "smoke", "model-valid", "verified")
+
+
+def add_arguments(parser: Parser, environment: Mapping[str, str]) -> None:
+    """The arguments of `nnenv verify`."""
+    describe(
+        parser,
+        "Check the closure of shared libraries, load everything, and run the models' test cases inside the image:\n"
+        "network off, read-only root, non-root, no capabilities. The comparison happens outside of the image.\n"
+        "Exit code 0 only if every target is `verified` (or --require is met).",
+        "  nnenv verify --target cpu\n  nnenv verify --runner sandbox --json",
+    )
+    add_target(parser, environment)
+    add_frozen(parser, environment)
+    add_runner(parser, environment)
+    parser.add_argument(
+        "--require", choices=STATUSES, default=chosen(environment, "REQUIRE", STATUSES, "verified"),
+        help="least status for exit code 0 (default: verified)",
+    )  # fmt: skip
+    parser.add_argument("--memory", type=positive, metavar="GIB", default=4, help="memory limit (default: 4 GiB)")
+    parser.add_argument("--timeout", type=seconds, metavar="S", default=600.0, help="time limit (default: 600 s)")
+
+
+def run(session: Session, arguments: argparse.Namespace) -> int:
+    """Verify, and print each report."""
+    options = VerifyOptions(
+        runner=arguments.runner,
+        frozen=arguments.frozen,
+        limits=Limits(memory_bytes=arguments.memory << 30, seconds=arguments.timeout),
+    )
+    results = healed(lambda: verify_targets(session, targets_of(arguments), options), notice(arguments))
+    required = next(status for status in Status if status.label == arguments.require)
+    ok = all(result.report.status >= required for result in results)
+    emit(arguments, "verify", verify_json(results, ok), lambda: verify_text(results, palette(arguments)))
+    return 0 if ok else 1
+
+
+def verify_json(results: Sequence[Verified], ok: bool) -> dict[str, Any]:
+    """What `nnenv verify --json` prints."""
+    return {
+        "ok": ok,
+        "reports": [{**report_json(result.report), "statement": str(result.statement)} for result in results],
+    }
+
+
+def verify_text(results: Sequence[Verified], palette: Palette) -> str:
+    """What `nnenv verify` prints."""
+    return "\n".join(_report_text(result, palette) for result in results)
+
+
+def _report_text(result: Verified, palette: Palette) -> str:
+    report = result.report
+    where = f"{report.runner} ({report.extra.get('isolation', '')})" + (", emulated CPU" if report.emulated else "")
+    lines = [f"{palette('bold', report.target)}: image sha256:{short(report.manifest_digest)}, run by {where}"]
+    for name, check in report.checks.items():
+        # Padded outside of the colour, whose escapes have no width.
+        padding = " " * (10 - len(check.verdict))
+        lines.append(f"  {name:<12} {_verdict(check.verdict, palette)}{padding} {check.note}".rstrip())
+        for finding in check.findings[:20]:
+            lines.append(f"    {finding.where + ': ' if finding.where else ''}{finding.what}")
+            lines += [f"      {text}" for text in finding.because]
+        if len(check.findings) > 20:
+            lines.append(f"    and {len(check.findings) - 20} more (see --json)")
+    for model in report.models:
+        for case in model.cases:
+            lines += _case_lines(case, palette)
+    lines.append(f"  status       {_status(report, palette)}")
+    lines.append(f"  statement    {result.statement}")
+    return "\n".join(lines) + "\n"
+
+
+def _case_lines(case: CaseReport, palette: Palette) -> list[str]:
+    worst = max((o for o in case.outputs if o.normalised_error is not None), key=_error, default=None)
+    number = "" if worst is None else f"max|a-e|/max|e| {worst.normalised_error:.1e}, limit {worst.limit:.0e}"
+    relaxed = "  RELAXED" if any(output.relaxed for output in case.outputs) else ""
+    kind = "" if str(case.kind) == "golden" else f"  {case.kind}"
+    vacuous = f"  VACUOUS: {case.vacuity.reason}" if case.vacuity.vacuous else ""
+    word = palette("green", "passed") if case.passed else palette("red", "failed")
+    return [f"    {case.model}: {case.name}  {word}  {number}{relaxed}{kind}{vacuous}".rstrip()]
+
+
+def _error(output: Any) -> float:
+    return float(output.normalised_error)
+
+
+def _verdict(verdict: Verdict, palette: Palette) -> str:
+    style = {Verdict.PASSED: "green", Verdict.FAILED: "red", Verdict.NOT_RUN: "yellow"}[verdict]
+    return palette(style, str(verdict))
+
+
+def _status(report: Report, palette: Palette) -> str:
+    style = "green" if report.status is Status.VERIFIED else "yellow"
+    return palette(style, report.status.label)
