@@ -143,8 +143,8 @@ def test_version(anyone: User) -> None:
 def test_options_may_stand_before_the_command() -> None:
     """`nnenv -C DIR lock` and `nnenv lock -C DIR` mean the same; the variable stands behind both."""
     for line in (["-C", "there", "lock"], ["lock", "-C", "there"]):
-        assert parser({"NNENV_PROJECT": "elsewhere"}).parse_args(line).directory == "there"
-    assert parser({"NNENV_PROJECT": "elsewhere"}).parse_args(["lock"]).directory == "elsewhere"
+        assert parse(line, {"NNENV_PROJECT": "elsewhere"}).directory == "there"
+    assert parse(["lock"], {"NNENV_PROJECT": "elsewhere"}).directory == "elsewhere"
 
 
 # Summaries
