@@ -232,7 +232,7 @@ def test_starting_up_imports_nothing_heavy() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "nnenv", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-    assert "nnenv.cli.main" in modules
+    assert "nnenv" in modules
     assert sorted(name for name in modules if name.split(".")[0] in HEAVY) == []
 
 

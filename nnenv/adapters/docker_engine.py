@@ -10,6 +10,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from nnenv.errors import NnenvError
@@ -19,6 +20,7 @@ from nnenv.verify.protocols import Completed, Run
 if TYPE_CHECKING:
     from docker import DockerClient
 
+    from nnenv.adapters.live import Ended, LiveRun, Streams
     from nnenv.image.layers import Layer
 
 _CHUNK: Final = 1 << 20
@@ -64,6 +66,25 @@ def chain_ids(diff_ids: Sequence[str]) -> tuple[str, ...]:
     return tuple(chain)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineFacts:
+    """What an engine says of itself."""
+
+    version: str
+    api: str
+    """`1.41`."""
+    storage: str
+    """Storage driver, `overlay2`."""
+    cgroup: str
+    """Version of control groups, `1` or `2`."""
+    machine: str
+    """`x86_64`, `aarch64`."""
+    rootless: bool
+    has_init: bool
+    """Whether it found its `docker-init`."""
+    runtimes: tuple[str, ...]
+
+
 class DockerEngine:
     """A connected engine."""
 
@@ -74,6 +95,21 @@ class DockerEngine:
         """`20.10.24 (API 1.41)`."""
         facts = self.client.version()
         return f"{facts.get('Version', '?')} (API {facts.get('ApiVersion', '?')})"
+
+    def facts(self) -> EngineFacts:
+        """What the engine says of itself."""
+        info, version = self.client.info(), self.client.version()
+        security = [str(option) for option in info.get("SecurityOptions") or ()]
+        return EngineFacts(
+            version=str(version.get("Version", "?")),
+            api=str(version.get("ApiVersion", "0.0")),
+            storage=str(info.get("Driver", "?")),
+            cgroup=str(info.get("CgroupVersion", "1")),
+            machine=str(info.get("Architecture", "?")),
+            rootless=any("rootless" in option for option in security),
+            has_init=str(info.get("InitCommit", {}).get("ID", "N/A")) != "N/A",
+            runtimes=tuple(sorted(info.get("Runtimes") or ())),
+        )
 
     def has(self, image_id: str) -> bool:
         """Whether the engine holds the image with this ID (`sha256:<config digest>`)."""
@@ -210,6 +246,12 @@ class DockerRunner:
             return self._attached(container["Id"], request)
         finally:
             api.remove_container(container["Id"], force=True, v=True)
+
+    def live(self, run: LiveRun, streams: Streams) -> Ended:
+        """Run with the caller's streams: see `docker_live.run_live`."""
+        from nnenv.adapters.docker_live import run_live
+
+        return run_live(self.engine, self.image_id, run, streams)
 
     def _attached(self, container: str, request: Run) -> Completed:
         api = self.engine.client.api

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,8 +14,8 @@ from typing import BinaryIO, Final
 from nnenv.errors import NnenvError
 
 UNSAFE_VARIABLE: Final = "NNENV_TEST_UNSAFE"
-"""Test-only: a comma-separated list of guards to switch off (`verify`, `fsync`), so that a test can show
-that it fails without them. Never set it outside of tests."""
+"""Test-only: a comma-separated list of guards to switch off (`verify`, `fsync`, `lease`), so that a test can
+show that it fails without them. Never set it outside of tests."""
 
 _REFUSED_WRITE: Final[dict[int, tuple[str, str]]] = {
     errno.ENOSPC: ("the disk is full", "free some space and run the command again"),
@@ -114,7 +113,7 @@ def stream_atomically(path: Path, chunks: Iterable[bytes], *, mode: int = 0o644)
 def _temporary_for(path: Path) -> tuple[int, Path]:
     """A new file beside `path`, locked by its descriptor so that a sweep by another process leaves it alone."""
     while True:
-        temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}")
+        temporary = path.with_name(f".{path.name[:200]}.{os.urandom(8).hex()}{_TEMPORARY_SUFFIX}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o600)
         # Waits for a sweep that got here first: it has removed the file when the lock comes.
@@ -142,7 +141,7 @@ def _literal(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def compare_and_swap(path: Path, data: bytes, expected_old: bytes | None) -> None:
+def compare_and_swap(path: Path, data: bytes, expected_old: bytes | None, *, mode: int = 0o644) -> None:
     """Replace `path` by `data` if it still holds `expected_old` (None: if it still does not exist).
 
     Writers exclude each other by a kernel lock on the directory. Equal bytes are not written again.
@@ -151,7 +150,7 @@ def compare_and_swap(path: Path, data: bytes, expected_old: bytes | None) -> Non
     with refusing_writes(path):
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _lock(directory, path.parent, None)
+        lock_exclusively(directory, path.parent)
         with refusing_writes(path):
             current = path.read_bytes() if path.exists() else None
         if current != expected_old:
@@ -163,7 +162,7 @@ def compare_and_swap(path: Path, data: bytes, expected_old: bytes | None) -> Non
                 fix=["run the command again"],
             )
         if data != current:
-            write_atomically(path, data)
+            write_atomically(path, data, mode=mode)
     finally:
         os.close(directory)
 
@@ -193,7 +192,7 @@ def _locked_file(path: Path, waiting: Callable[[], None] | None) -> int:
         except OSError as error:
             raise write_refused(error, path) from error
         try:
-            _lock(descriptor, path, waiting)
+            lock_exclusively(descriptor, path, waiting)
             if is_named(descriptor, path):
                 return descriptor
         except BaseException:
@@ -202,7 +201,11 @@ def _locked_file(path: Path, waiting: Callable[[], None] | None) -> int:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, path: Path, waiting: Callable[[], None] | None) -> None:
+def lock_exclusively(descriptor: int, path: Path, waiting: Callable[[], None] | None = None) -> None:
+    """Take the kernel lock of an open file, which `path` names in messages; it is given back when the file is closed.
+
+    `waiting` and refusals as in `exclusive_lock`.
+    """
     operation = fcntl.LOCK_EX if waiting is None else fcntl.LOCK_EX | fcntl.LOCK_NB
     while True:
         try:

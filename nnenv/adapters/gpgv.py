@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -32,23 +31,33 @@ def signed_body(signed: bytes, keyring: Path, where: str) -> bytes:
     """
     _refuse_other_shapes(signed, where)
     _refuse_armoured(keyring)
-    with tempfile.TemporaryDirectory(prefix="nnenv-gpgv-") as name:
-        directory = Path(name)
-        source, body = directory / "signed", directory / "body"
-        source.write_bytes(signed)
-        arguments = ["--status-fd", "1", "--keyring", str(keyring.absolute())]
-        status = _gpgv(["--homedir", name, *arguments, "--output", str(body), str(source)], where)
-        refuse_status(status, keyring, where)
-        if not body.is_file():
-            raise _invalid(where, ["gpgv wrote no signed text"])
-        return body.read_bytes()
+    status, body = _gpgv(signed, keyring, where)
+    refuse_status(status, keyring, where)
+    if not body:
+        raise _invalid(where, ["gpgv wrote no signed text"])
+    return body
 
 
-def _gpgv(arguments: Sequence[str], where: str) -> list[list[str]]:
-    """The words of each status line; the exit code says less than they do (2 for any unknown key)."""
+def _gpgv(signed: bytes, keyring: Path, where: str) -> tuple[list[list[str]], bytes]:
+    """(the words of each status line, the signed text); the exit code says less (2 for any unknown key).
+
+    Neither is written to a disk, so nothing stays behind when nnenv is killed.
+    """
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+    # A file in memory takes any number of lines while nobody reads; standard error holds remarks for people.
+    status = os.memfd_create("gpgv-status")
     try:
-        done = subprocess.run(["gpgv", *arguments], env=environment, capture_output=True, timeout=_SECONDS, check=False)
+        options = ["--homedir", os.devnull, "--status-fd", str(status), "--keyring", str(keyring.absolute())]
+        done = subprocess.run(
+            ["gpgv", *options, "--output", "-", "-"],
+            env=environment,
+            input=signed,
+            capture_output=True,
+            pass_fds=(status,),
+            timeout=_SECONDS,
+            check=False,
+        )
+        said = os.pread(status, os.fstat(status).st_size, 0)
     except FileNotFoundError:
         raise NnenvError(
             "signature-invalid",
@@ -59,8 +68,11 @@ def _gpgv(arguments: Sequence[str], where: str) -> list[list[str]]:
         ) from None
     except subprocess.TimeoutExpired:
         raise _invalid(where, [f"gpgv did not end within {_SECONDS} seconds"]) from None
-    lines = done.stdout.decode("utf-8", "replace").splitlines()
-    return [line.split()[1:] for line in lines if line.startswith("[GNUPG:] ") and len(line.split()) > 1]
+    finally:
+        os.close(status)
+    lines = said.decode("utf-8", "replace").splitlines()
+    words = [line.split()[1:] for line in lines if line.startswith("[GNUPG:] ") and len(line.split()) > 1]
+    return words, done.stdout
 
 
 def refuse_status(status: Sequence[Sequence[str]], keyring: Path, where: str) -> None:

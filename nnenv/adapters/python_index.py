@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -21,13 +23,16 @@ from nnenv.adapters.http import Http, host_of
 from nnenv.adapters.pip_config import IndexConfiguration
 from nnenv.adapters.store import Store
 from nnenv.errors import NnenvError
-from nnenv.formats.core_metadata import CoreMetadata, read_metadata
-from nnenv.formats.simple_index import ACCEPT, IndexFile, pack_page, read_page, unpack_page
+from nnenv.formats.core_metadata import CoreMetadata, normal_name, read_metadata
+from nnenv.formats.packed_page import PackedPage, pack, pack_files
+from nnenv.formats.simple_index import ACCEPT, IndexFile
 from nnenv.formats.zip_gate import CentralEntry, TailTooShort, member_from_range, read_central_directory
-from nnenv.resolve.python_catalog import Project, WheelRecord
+from nnenv.resolve.python_catalog import WheelRecord
 from nnenv.spec.artifact import Artifact, Sha256
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
     from nnenv.adapters.http import Response
 
 PAGE_LIMIT: Final = 64 << 20
@@ -48,10 +53,91 @@ class Source:
     """A folder or page of links for every project, instead of one page per project."""
 
 
-_Page = tuple[IndexFile, ...] | None
-"""The files of a page; None where the source has none of that name."""
-
 Answer = TypeVar("Answer")
+
+
+class IndexProject:
+    """One name of one source; satisfies `resolve.python_catalog.Project`."""
+
+    def __init__(self, name: str, origin: str, page: PackedPage | None) -> None:
+        """`page` is None where nobody knows the name."""
+        self.name = name
+        self.known = page is not None
+        self._origin = origin
+        self._page = page or PackedPage(pack_files((), ""))
+        self._records: dict[str, tuple[WheelRecord, ...]] = {}
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Newest first."""
+        return self._page.versions
+
+    def wheels_of(self, version: str) -> tuple[WheelRecord, ...]:
+        """Of one of `versions`."""
+        if version not in self._records:
+            self._records[version] = tuple(map(self._record, self._page.files(version)))
+        return self._records[version]
+
+    @cached_property
+    def misnamed(self) -> tuple[WheelRecord, ...]:
+        """Wheels of no version that PEP 440 allows."""
+        return tuple(map(self._record, self._page.misnamed))
+
+    @property
+    def other_names(self) -> tuple[str, ...]:
+        """Files that no target can use."""
+        return self._page.other_names
+
+    def file(self, filename: str) -> IndexFile:
+        """The file of a record that came from here."""
+        found = self._page.file(filename)
+        assert found is not None, filename
+        return found
+
+    def _record(self, file: IndexFile) -> WheelRecord:
+        return WheelRecord(
+            project=self.name,
+            version=file.filename.split("-", 2)[1],
+            filename=file.filename,
+            origin=self._origin,
+            sha256=file.sha256,
+            size=file.size,
+            requires_python=file.requires_python,
+            yanked=file.yanked,
+            upload_time=file.upload_time,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Stored:
+    """What the store has of a page."""
+
+    etag: str = ""
+    since: int = 0
+    """When its index last said that it is right, in seconds since 1970."""
+    seconds: int = 0
+    """How long it may be taken as right without asking (RFC 9111 section 4.2)."""
+    packed: bytes = b""
+    """Empty where the index has no page of that name."""
+
+    @classmethod
+    def of(cls, record: bytes) -> _Stored:
+        """What `record` made bytes of."""
+        stamp, _, packed = record.partition(b"\n")
+        return cls(**json.loads(stamp), packed=packed)
+
+    def record(self) -> bytes:
+        """As bytes for the store."""
+        stamp = {"etag": self.etag, "since": self.since, "seconds": self.seconds}
+        return json.dumps(stamp).encode() + b"\n" + self.packed
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether HTTP allows to use it without asking; not under a clock that went back."""
+        return self.since <= now < self.since + self.seconds
+
+    def page(self) -> PackedPage | None:
+        """The page, or None where the index has none of that name."""
+        return PackedPage(self.packed) if self.packed else None
 
 
 class PythonIndexes:
@@ -65,7 +151,9 @@ class PythonIndexes:
         *,
         bound: Mapping[str, Source] | None = None,
         workers: int = 16,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """`clock` says seconds since 1970: how long a page stays fresh, and nothing else, depends on it."""
         self.http = http
         self.store = store
         self.sources = [
@@ -78,28 +166,37 @@ class PythonIndexes:
         self._answers: dict[tuple[str, str], Future[Any]] = {}
         self._sizes: dict[str, int] = {}
         self._without_metadata_files: set[str] = set()
-        self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="index")
+        self._projects: dict[str, IndexProject] = {}
+        self._metadata: dict[str, CoreMetadata] = {}
+        self._stored: dict[str, _Stored | None] = {}
+        self._clock = clock
+        self._workers = workers
+        self._pool: ThreadPoolExecutor | None = None
 
     def close(self) -> None:
         """Stop the workers; unanswered prefetches are dropped."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
     # WheelCatalog
 
-    def project(self, name: str) -> Project:
-        return self._project(name).result()[0]
+    def project(self, name: str) -> IndexProject:
+        project = self._project_at_hand(name)
+        return project or self._once("project", name, lambda: self._read_project(name)).result()
 
     def prefetch(self, names: Iterable[str]) -> None:
         for name in names:
-            self._project(name)
+            if self._project_at_hand(name) is None:
+                self._once("project", name, partial(self._read_project, name))
 
     def metadata(self, record: WheelRecord) -> CoreMetadata:
-        return self._metadata(record).result()
+        metadata = self._metadata_at_hand(record)
+        return metadata or self._once("metadata", record.filename, lambda: self._read_metadata(record)).result()
 
     def expect(self, record: WheelRecord) -> None:
         # Without a digest the whole file would have to be read: too much for a guess.
-        if record.sha256:
-            self._metadata(record)
+        if record.sha256 and self._metadata_at_hand(record) is None:
+            self._once("metadata", record.filename, lambda: self._read_metadata(record))
 
     def identify(self, record: WheelRecord) -> WheelRecord:
         if record.sha256 and record.size is not None:
@@ -125,16 +222,14 @@ class PythonIndexes:
         failures = []
         for source in self._sources_for(artifact.name):
             try:
-                page = self._page(source, artifact.name) or ()
+                page = self._page(source, artifact.name)
+                file = page.file(artifact.filename) if page is not None else None
             except NnenvError as error:
                 failures.append(error)
                 continue
-            urls += [
-                self._open_address(file.url)
-                for file in page
-                # Where no digest is stated, the download will be held against the locked one.
-                if file.filename == artifact.filename and file.sha256 in {"", artifact.sha256}
-            ]
+            # Where no digest is stated, the download will be held against the locked one.
+            if file is not None and file.sha256 in {"", artifact.sha256}:
+                urls.append(self._open_address(file.url))
         if failures and not urls:
             raise failures[0]
         return urls
@@ -145,11 +240,21 @@ class PythonIndexes:
         """The answer to a question in a worker; at most one worker is ever busy with it."""
         with self._mutex:
             if (kind, key) not in self._answers:
-                self._answers[kind, key] = self._pool.submit(ask)
+                self._answers[kind, key] = self._started_pool().submit(ask)
             return self._answers[kind, key]
+
+    def _started_pool(self) -> ThreadPoolExecutor:
+        """The workers, started when the first question goes out: a warm lock needs none."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="index")
+        return self._pool
 
     def _here(self, kind: str, key: str, ask: Callable[[], Answer]) -> Answer:
         """The same for questions that workers ask: in the thread at hand, so that no worker waits for a free one."""
+        from concurrent.futures import Future
+
         with self._mutex:
             future = self._answers.get((kind, key))
             mine = future is None
@@ -165,49 +270,56 @@ class PythonIndexes:
 
     # Pages
 
-    def _project(self, name: str) -> Future[tuple[Project, Mapping[str, IndexFile]]]:
-        return self._once("project", name, lambda: self._read_project(name))
-
-    def _metadata(self, record: WheelRecord) -> Future[CoreMetadata]:
-        return self._once("metadata", record.filename, lambda: self._read_metadata(record))
-
     def _sources_for(self, name: str) -> list[Source]:
         return [self.bound[name]] if name in self.bound else self.sources
 
-    def _read_project(self, name: str) -> tuple[Project, Mapping[str, IndexFile]]:
-        for source in self._sources_for(name):
-            files = self._page(source, name)
-            if files is not None:
-                return _project(name, source, files), {file.filename: file for file in files}
-        return Project(name=name, wheels=()), {}
+    def _project_at_hand(self, name: str) -> IndexProject | None:
+        """The project, if it can be told without asking anybody, and nobody was asked."""
+        if name not in self._projects and ("project", name) not in self._answers:
+            for source in self._sources_for(name):
+                if source.flat or source.url.startswith("file:"):
+                    return None
+                stored = self._from_the_store(_page_url(source, name))
+                if stored is None or not (self.http.offline or stored.is_fresh(self._clock())):
+                    return None
+                if stored.packed:
+                    self._projects[name] = IndexProject(name, source.origin, stored.page())
+                    break
+        return self._projects.get(name)
 
-    def _page(self, source: Source, name: str) -> _Page:
+    def _read_project(self, name: str) -> IndexProject:
+        for source in self._sources_for(name):
+            page = self._page(source, name)
+            if page is not None:
+                return IndexProject(name, source.origin, page)
+        return IndexProject(name, "", None)
+
+    def _page(self, source: Source, name: str) -> PackedPage | None:
         if not source.flat:
             _insist_on_root(source)
-            url = f"{source.url}/{name}/"
+            url = _page_url(source, name)
             return self._here("page", url, lambda: self._cached_page(url))
         listing = self._here("page", source.url, lambda: self._flat_page(source))
-        return tuple(file for file in listing or () if _project_name(file.filename) == name) or None
+        return _part(listing, name) if listing is not None else None
 
-    def _flat_page(self, source: Source) -> _Page:
+    def _flat_page(self, source: Source) -> PackedPage | None:
         folder = _local_path(source.url)
         if folder is None or not folder.is_dir():
             return self._cached_page(source.url)
-        return tuple(
+        files = (
             IndexFile(filename=path.name, url=path.as_uri(), size=path.stat().st_size)
             for path in sorted(folder.resolve().iterdir())
             if path.name.endswith((".whl", ".tar.gz", ".zip")) and path.is_file()
         )
+        return PackedPage(pack_files(files, source.url))
 
-    def _cached_page(self, url: str) -> _Page:
-        """The page, asked again in every run that is online (revalidated by ETag where the index sends one)."""
+    def _cached_page(self, url: str) -> PackedPage | None:
+        """The page: for as long as the index allows from the store, then asked again (by ETag where it sends one)."""
         if url.startswith("file:"):
             return self._local_page(url)
-        key = hashlib.sha256(url.encode()).hexdigest()
-        cached = self.store.load("index-page", key)
-        stamp, _, packed = cached.partition(b"\n") if cached else (b"{}", b"", _NO_PAGE)
+        stored = self._from_the_store(url)
         if self.http.offline:
-            if cached is None:
+            if stored is None:
                 raise NnenvError(
                     "offline",
                     f"the index page for {url.rstrip('/').rsplit('/', 1)[-1]} is not in the store",
@@ -215,29 +327,32 @@ class PythonIndexes:
                     because=["--offline forbids to ask the index"],
                     fix=["run once without --offline"],
                 )
-            return _unpacked(packed)
+            return stored.page()
+        if stored is not None and stored.is_fresh(self._clock()):
+            return stored.page()
         headers = {"Accept": ACCEPT}
-        etag = json.loads(stamp).get("etag")
-        if etag:
-            headers["If-None-Match"] = etag
+        if stored is not None and stored.etag:
+            headers["If-None-Match"] = stored.etag
         response = self.http.get(url, limit=PAGE_LIMIT, headers=headers)
-        if response is not None and response.status == 304:
-            return _unpacked(packed)
-        files = read_page(response.body, _content_type(response), response.url) if response is not None else None
-        validators = {"etag": response.headers.get("etag", "")} if response is not None else {}
-        fresh = json.dumps(validators).encode() + b"\n" + (pack_page(files) if files is not None else _NO_PAGE)
-        if fresh != cached:
-            self.store.save("index-page", key, fresh)
-        return files
+        fresh = _answered(response, stored, int(self._clock()))
+        if fresh != stored:
+            self.store.save(_PAGES, _key(url), fresh.record())
+        return fresh.page()
 
-    def _local_page(self, url: str) -> _Page:
+    def _from_the_store(self, url: str) -> _Stored | None:
+        if url not in self._stored:
+            record = self.store.load(_PAGES, _key(url))
+            self._stored[url] = _Stored.of(record) if record is not None else None
+        return self._stored[url]
+
+    def _local_page(self, url: str) -> PackedPage | None:
         # A simple index in a folder is served by its index.html; a web server does so by itself.
         address = url + "index.html" if url.endswith("/") else url
         response = self.http.get(address, limit=PAGE_LIMIT)
-        return read_page(response.body, "text/html", address) if response is not None else None
+        return PackedPage(pack(response.body, "text/html", address)) if response is not None else None
 
     def _file(self, record: WheelRecord) -> IndexFile:
-        return self._project(record.project).result()[1][record.filename]
+        return self.project(record.project).file(record.filename)
 
     def _open_address(self, url: str) -> str:
         """`url` with the credentials that the configuration has for its host: pages name files without them."""
@@ -247,6 +362,17 @@ class PythonIndexes:
 
     # Metadata ladder
 
+    def _metadata_at_hand(self, record: WheelRecord) -> CoreMetadata | None:
+        """The metadata, if it is in the store, and nobody was asked."""
+        if record.filename not in self._metadata:
+            if not record.sha256 or ("metadata", record.filename) in self._answers:
+                return None
+            cached = self.store.load("wheel-metadata", record.sha256)
+            if cached is None:
+                return None
+            self._metadata[record.filename] = _checked_to_be_of(record, cached)
+        return self._metadata[record.filename]
+
     def _read_metadata(self, record: WheelRecord) -> CoreMetadata:
         file = self._file(record)
         if not record.sha256:
@@ -255,9 +381,7 @@ class PythonIndexes:
         if cached is None:
             cached = self._fetch_metadata(file, record)
             self.store.save("wheel-metadata", record.sha256, cached)
-        metadata = read_metadata(cached, record.filename)
-        _insist_on_name(metadata, record)
-        return metadata
+        return _checked_to_be_of(record, cached)
 
     def _fetch_metadata(self, file: IndexFile, record: WheelRecord) -> bytes:
         """PEP 658 file where it exists, else a range read of the zip's tail, else the wheel itself."""
@@ -333,40 +457,58 @@ class PythonIndexes:
 _MOST_TAILS: Final = 3
 """Answers of a zip's end until its central directory is whole: `TailTooShort` comes twice at most."""
 
-_NO_PAGE: Final = b"null"
+_PAGES: Final = "index-page-2"
+"""Kind of the store's records; the number changes with what is in them."""
 
 
-def _unpacked(packed: bytes) -> _Page:
-    return None if packed == _NO_PAGE else unpack_page(packed)
+def _key(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()
 
 
-def _project(name: str, source: Source, files: tuple[IndexFile, ...]) -> Project:
-    wheels = tuple(
-        WheelRecord(
-            project=name,
-            version=file.filename.split("-", 2)[1] if file.filename.count("-") >= 2 else "",
-            filename=file.filename,
-            origin=source.origin,
-            sha256=file.sha256,
-            size=file.size,
-            requires_python=file.requires_python,
-            yanked=file.yanked,
-            upload_time=file.upload_time,
-        )
-        for file in files
-        if file.filename.endswith(".whl")
-    )
-    sdists = tuple(file.filename for file in files if not file.filename.endswith(".whl"))
-    return Project(name=name, wheels=wheels, sdists=sdists, known=True)
+def _page_url(source: Source, name: str) -> str:
+    return f"{source.url}/{name}/"
+
+
+def _answered(response: Response | None, stored: _Stored | None, now: int) -> _Stored:
+    """What to keep of an answer."""
+    if response is None:
+        return _Stored()
+    etag, seconds = response.headers.get("etag", ""), _seconds_of_freshness(response.headers)
+    if response.status == 304:
+        assert stored is not None
+        return replace(stored, since=now if seconds else 0, seconds=seconds, etag=etag or stored.etag)
+    packed = pack(response.body, _content_type(response), response.url)
+    return _Stored(etag=etag, since=now if seconds else 0, seconds=seconds, packed=packed)
+
+
+def _seconds_of_freshness(headers: Mapping[str, str]) -> int:
+    """How long an answer may be used again without asking (RFC 9111 sections 4.2 and 5.2.2); 0 if it does not say."""
+    directives = [part.strip().lower() for part in headers.get("cache-control", "").split(",")]
+    if {"no-cache", "no-store"} & {directive.partition("=")[0] for directive in directives}:
+        return 0
+    stated = next((directive for directive in directives if directive.startswith("max-age=")), "")
+    match = re.fullmatch(r'max-age="?([0-9]{1,9})"?', stated)
+    age = headers.get("age", "0").strip()
+    if match is None or not re.fullmatch(r"[0-9]{1,9}", age):
+        return 0
+    return min(max(0, int(match[1]) - int(age)), _LONGEST_FRESH)
+
+
+_LONGEST_FRESH: Final = 3600
+"""Seconds; an index that promises more is asked all the same, since a lock is expected to see new releases."""
+
+
+def _part(listing: PackedPage, name: str) -> PackedPage | None:
+    """The files of one project on a page for all; None without any."""
+    files = [file for version in listing.versions for file in listing.files(version)]
+    own = [file for file in (*files, *listing.misnamed) if _project_name(file.filename) == name]
+    others = [other for other in listing.other_names if _project_name(other) == name]
+    return PackedPage(pack_files(own, listing.address, others)) if own or others else None
 
 
 def _project_name(filename: str) -> str:
     """Normalised project name of a distribution's file name (PEP 503); a source's may hold hyphens in its name."""
-    from packaging.utils import canonicalize_name
-
-    if filename.endswith(".whl"):
-        return str(canonicalize_name(filename.split("-", 1)[0]))
-    return str(canonicalize_name(filename.rpartition("-")[0]))
+    return normal_name(filename.split("-", 1)[0] if filename.endswith(".whl") else filename.rpartition("-")[0])
 
 
 def _address(url: str) -> str:
@@ -391,7 +533,7 @@ def _content_type(response: Response) -> str:
 
 def _is_metadata_of(body: bytes, record: WheelRecord) -> bool:
     try:
-        _insist_on_name(read_metadata(body, record.filename), record)
+        _checked_to_be_of(record, body)
     except NnenvError:
         return False
     return True
@@ -421,13 +563,13 @@ def _checked_metadata(body: bytes, file: IndexFile) -> bytes:
     return body
 
 
-def _insist_on_name(metadata: CoreMetadata, record: WheelRecord) -> None:
-    """The file name and the METADATA must speak of one package: else one of them lies."""
-    from packaging.utils import canonicalize_name
+def _checked_to_be_of(record: WheelRecord, data: bytes) -> CoreMetadata:
+    """The metadata in `data`. The file name and the METADATA must speak of one package: else one of them lies."""
     from packaging.version import InvalidVersion, Version
 
+    metadata = read_metadata(data, record.filename)
     try:
-        same_name = canonicalize_name(metadata.name) == record.project
+        same_name = normal_name(metadata.name) == record.project
         same = same_name and Version(metadata.version) == Version(record.version)
     except InvalidVersion:
         same = False
@@ -439,3 +581,4 @@ def _insist_on_name(metadata: CoreMetadata, record: WheelRecord) -> None:
             because=["rule: file name and METADATA agree on name and version"],
             fix=[f"exclude that version: {record.project}!={record.version}"],
         )
+    return metadata

@@ -35,13 +35,15 @@ import stat
 import subprocess
 import sys
 import tempfile
+import termios
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 
+from nnenv.adapters import live
 from nnenv.adapters.host import find_emulator, machine, user_namespace_obstacles
 from nnenv.adapters.sandbox_init import CPUINFO, Settings, descendants, process_table
 from nnenv.errors import NnenvError
@@ -58,6 +60,7 @@ _MOUNT_POINTS: Final = ("proc", "tmp", "dev")
 _CHUNK: Final = 1 << 16
 _SAMPLE_SECONDS: Final = 0.05
 _STOP_SECONDS: Final = 10.0
+_NO_LIMIT: Final = 1 << 50
 
 _EMULATED_CPU: Final = {"aarch64": "cortex-a72", "x86_64": "Haswell"}
 """qemu's names of the models that `_CPUINFO_TEXT` describes: both sides must tell one story."""
@@ -247,6 +250,11 @@ def available_modes() -> tuple[str, ...]:
     return tuple(mode for mode in MODES if _probe(mode).works)
 
 
+def obstacles() -> dict[str, str]:
+    """Mode -> why it does not work here, "" if it does, strongest first; each is tried once a process."""
+    return {mode: _probe(mode).reason for mode in MODES}
+
+
 @functools.cache
 def _probe(mode: str) -> _Probe:
     """Set up `mode` around an empty directory and see."""
@@ -287,6 +295,11 @@ def _failure(event: Mapping[str, Any] | None) -> str:
         return "the set-up ended without a word"
     why = f": {os.strerror(event['errno'])}" if event["errno"] else ""
     return f"{event['step']}{why}"
+
+
+def strongest_mode() -> str:
+    """The mode that a runner gets unless it is given one; NnenvError `sandbox-unavailable` if none works here."""
+    return _choose_mode(None)
 
 
 def _choose_mode(wanted: str | None) -> str:
@@ -366,11 +379,27 @@ class SandboxRunner:
         Raises NnenvError `command-not-started` if the program cannot be executed, `sandbox-unavailable` if the
         isolation that worked before does not any more.
         """
+        kept = bytearray()
+        completed = self.stream(request, iter((request.stdin,)), kept.extend)
+        return replace(completed, stdout=bytes(kept[: request.limits.output_bytes]))
+
+    def stream(
+        self,
+        request: Run,
+        feed: Iterator[bytes],
+        take: Callable[[bytes], object],
+        watch: Callable[[], object] = lambda: None,
+    ) -> Completed:
+        """As `run`, for more than fits into memory: the program reads `feed` instead of the request's stdin, and
+        `take` gets what it writes to standard output, which is empty in the answer.
+
+        `watch` is called at least every 50 ms while the program runs. What any of the three raises ends the run.
+        """
         if self.mode == "restricted":
             _empty_scratch(self.root)
         memory = _memory_group(request.limits.memory_bytes)
         settings = _settings(self.mode, self.root, request, self._place, uid=self._uid, gid=self._gid)
-        attempt = _Attempt(settings, request, memory)
+        attempt = _Attempt(settings, request, memory, feed=feed, take=take, watch=watch)
         started = time.monotonic()
         try:
             attempt.run()
@@ -378,6 +407,111 @@ class SandboxRunner:
             exhausted = memory.remove() if memory else False
         seconds = time.monotonic() - started
         return attempt.completed(seconds, exhausted=exhausted)
+
+
+    def live(self, run: live.LiveRun, streams: live.Streams) -> live.Ended:
+        """Run with the caller's streams to the end, or to a limit; signals that nnenv gets go to the command.
+
+        Main thread only. With `network` it shares the host's, loopback and abstract sockets included.
+        Raises NnenvError as `run` does; `path-refused` if a volume cannot be put where it is to go, `disk-full` if
+        the caller's files take no more output.
+        """
+        if self.mode == "restricted":
+            _refuse_volumes(run.volumes)
+            _empty_scratch(self.root)
+        volumes = [_mount_point(self.root, volume) for volume in run.volumes]
+        if run.network:
+            _lend_resolver(self.root)
+        request = Run(
+            argv=run.argv,
+            environment={"HOME": _home(self.root, run.uid), **run.environment},
+            limits=Limits(memory_bytes=run.memory_bytes or _NO_LIMIT, processes=live.PROCESSES),
+        )
+        place = replace(self._place, workdir=run.workdir)
+        settings = _settings(self.mode, self.root, request, place, uid=run.uid, gid=run.gid)
+        settings["scratch_bytes"] = live.scratch_bytes(run)
+        settings["file_bytes"] = 0
+        settings["network"] = run.network
+        settings["volumes"] = volumes
+        settings["terminal"] = run.terminal
+        memory = _memory_group(run.memory_bytes) if run.memory_bytes else None
+        attempt = _LiveAttempt(settings, request, memory, asked=run, streams=streams)
+        try:
+            attempt.run()
+        finally:
+            exhausted = memory.remove() if memory else False
+        completed = attempt.completed(0.0, exhausted=exhausted)
+        return live.Ended(code=live.shell_code(completed.exit_code), limit_hit=completed.limit_hit)
+
+
+def _refuse_volumes(volumes: Sequence[live.Volume]) -> None:
+    if volumes:
+        raise NnenvError(
+            "sandbox-unavailable",
+            "this host's sandbox cannot show a folder of the host to a command",
+            where=str(volumes[0].source),
+            because=["its mode is `restricted`: nothing can be mounted"],
+            fix=["use a Docker engine: --runner docker"],
+        )
+
+
+def _mount_point(root: Path, volume: live.Volume) -> tuple[str, str, bool]:
+    """Make what the volume is mounted on, unless that is below /tmp; no link of the image is followed."""
+    parts = volume.destination.parts[1:]
+    if not parts or parts[0] in ("proc", "dev") or parts == ("tmp",):
+        raise _no_mount_point(volume, "this place is the sandbox's own")
+    folder = volume.source.is_dir()
+    if parts[0] != "tmp":
+        place = root
+        for number, name in enumerate(parts, start=1):
+            place /= name
+            if place.is_symlink():
+                raise _no_mount_point(volume, f"/{place.relative_to(root)} is a symbolic link in the image")
+            if not place.exists():
+                if folder or number < len(parts):
+                    place.mkdir(mode=0o755)
+                else:
+                    place.touch(mode=0o644)
+        if place.is_dir() != folder:
+            raise _no_mount_point(volume, "one is a folder and the other is none")
+    return str(volume.source), str(volume.destination), volume.read_only
+
+
+def _no_mount_point(volume: live.Volume, why: str) -> NnenvError:
+    return NnenvError(
+        "path-refused",
+        f"{volume.source} cannot be mounted at {volume.destination}",
+        where="--volume",
+        because=[why],
+        fix=["choose another place in the image, such as /data"],
+    )
+
+
+def _lend_resolver(root: Path) -> None:
+    """Put copies of the host's name resolution into the root directory; the image's own are links, not to be written
+    through."""
+    for name in ("resolv.conf", "hosts"):
+        copy = root / "etc" / name
+        try:
+            text = Path("/etc", name).read_bytes()
+            copy.parent.mkdir(mode=0o755, exist_ok=True)
+            copy.unlink(missing_ok=True)
+            copy.write_bytes(text)
+            copy.chmod(0o644)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise _compose_error(error, copy) from error
+
+
+def _home(root: Path, uid: int) -> str:
+    """The home directory that the image's accounts give a user, "/" without one, as a Docker engine has it."""
+    try:
+        accounts = (root / "etc/passwd").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "/"
+    rows = [account.split(":") for account in accounts]
+    return next((row[5] for row in rows if len(row) == 7 and row[2] == str(uid)), "/")
 
 
 def _check_machine(wanted: str, emulator: Path | None) -> None:
@@ -465,6 +599,11 @@ def _settings(mode: str, root: Path, request: Run, place: _Place, *, uid: int = 
         # before Linux 5.14 the limit counts the caller's processes outside too
         processes=0 if counts_by_user else limits.processes,
         data_bytes=0,
+        file_bytes=limits.memory_bytes // 4,
+        network=False,
+        volumes=[],
+        terminal=False,
+        control=-1,
     )
 
 
@@ -577,10 +716,14 @@ class _Attempt:
     settings: Settings
     request: Run
     memory: _MemoryGroup | None
+    feed: Iterator[bytes] = field(default_factory=lambda: iter(()))
+    take: Callable[[bytes], object] = len
+    watch: Callable[[], object] = lambda: None
     events: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What the inside half reported, by event."""
     limit_hit: str = ""
-    stdout: bytearray = field(default_factory=bytearray)
+    taken: int = 0
+    """Bytes of standard output so far."""
     stderr: bytearray = field(default_factory=bytearray)
 
     def run(self) -> None:
@@ -608,7 +751,7 @@ class _Attempt:
             raise self._refusal(failed)
         return Completed(
             exit_code=code,
-            stdout=bytes(self.stdout),
+            stdout=b"",
             stderr=bytes(self.stderr),
             seconds=seconds,
             limit_hit=limit_hit,
@@ -649,20 +792,25 @@ class _Attempt:
         """Move bytes until all pipes are at their end or a limit is hit; returns what came by the status pipe."""
         assert process.stdin and process.stdout and process.stderr
         told = bytearray()
-        readers = {process.stdout.fileno(): self.stdout, process.stderr.fileno(): self.stderr, status.fileno(): told}
+        readers: dict[int, Callable[[bytes], object]] = {
+            process.stdout.fileno(): self._take,
+            process.stderr.fileno(): self.stderr.extend,
+            status.fileno(): told.extend,
+        }
         deadline = time.monotonic() + self.request.limits.seconds
         next_sample = 0.0
         with selectors.DefaultSelector() as selector:
-            for descriptor, buffer in readers.items():
+            for descriptor, take in readers.items():
                 os.set_blocking(descriptor, False)
-                selector.register(descriptor, selectors.EVENT_READ, functools.partial(_drain, descriptor, buffer))
+                selector.register(descriptor, selectors.EVENT_READ, functools.partial(_drain, descriptor, take))
             os.set_blocking(process.stdin.fileno(), False)
-            selector.register(process.stdin, selectors.EVENT_WRITE, _Feed(process.stdin, self.request.stdin))
+            selector.register(process.stdin, selectors.EVENT_WRITE, _Feed(process.stdin, self.feed))
             while readers and not self.limit_hit:
                 for key, _ in selector.select(_SAMPLE_SECONDS):
                     if not key.data():
                         selector.unregister(key.fileobj)
                         readers.pop(key.fd, None)
+                self.watch()
                 now = time.monotonic()
                 self._check_output()
                 if now >= deadline:
@@ -675,13 +823,16 @@ class _Attempt:
                 process.wait(_STOP_SECONDS)
         return bytes(told)
 
+    def _take(self, chunk: bytes) -> None:
+        self.taken += len(chunk)
+        self.take(chunk)
+
     def _check_output(self) -> None:
-        """Both streams count; what is too much is cut off."""
+        """Both streams count; what is too much of the second is cut off."""
         limit = self.request.limits.output_bytes
-        if len(self.stdout) + len(self.stderr) > limit:
+        if self.taken + len(self.stderr) > limit:
             self.limit_hit = "output"
-            del self.stdout[limit:]
-            del self.stderr[limit - len(self.stdout) :]
+            del self.stderr[max(0, limit - self.taken) :]
 
     def _check_memory(self, supervisor: int) -> None:
         """Add up what the processes of the run have resident."""
@@ -691,35 +842,161 @@ class _Attempt:
             self.limit_hit = self.limit_hit or "memory"
 
 
-class _Feed:
-    """Writes `content` to a pipe, as much at a call as it takes, and closes it after the last byte."""
+@dataclass(slots=True, kw_only=True)
+class _LiveAttempt(_Attempt):
+    """One run in progress whose streams are the caller's: through pipes of ours, or through a terminal of its own.
 
-    def __init__(self, stream: IO[bytes], content: bytes) -> None:
+    Never the caller's descriptors themselves: with a folder as its input, a program could leave the root directory.
+    """
+
+    asked: live.LiveRun
+    streams: live.Streams
+
+    def run(self) -> None:
+        """Run to the end or to a limit; whatever happens, no process is left behind."""
+        with contextlib.ExitStack() as ends:
+            told = (self._in_terminal if self.asked.terminal else self._in_pipes)(ends)
+        for line in told.splitlines():
+            event = json.loads(line)
+            self.events.setdefault(event["event"], event)
+
+    def _in_pipes(self, ends: contextlib.ExitStack) -> bytes:
+        with live.caught_signals() as arrived:
+            process, status, control = self._started(ends, (subprocess.PIPE,) * 3)
+            assert process.stdin and process.stdout and process.stderr
+            feed = process.stdin
+            live.Inflow(self.streams.stdin, lambda chunk: live.write_patiently(feed.fileno(), chunk), feed.close)
+            outflows = [
+                live.Outflow(os.dup(process.stdout.fileno()), self.streams.stdout),
+                live.Outflow(os.dup(process.stderr.fileno()), self.streams.stderr),
+            ]
+            process.stdout.close()
+            process.stderr.close()
+            told = self._follow(process, status, arrived, lambda number: control.write(bytes([number])))
+            for outflow in outflows:
+                outflow.wait()
+        live.refuse_lost_output([outflow.refused for outflow in outflows])
+        return told
+
+    def _in_terminal(self, ends: contextlib.ExitStack) -> bytes:
+        outer, theirs = os.openpty()
+        ours = ends.enter_context(FileIO(outer, "r+"))
+        outside = self.streams.stdin
+
+        def fit(*_: object) -> None:
+            termios.tcsetwinsize(ours.fileno(), live.window_size(outside))
+
+        def forward(number: int) -> None:
+            if number == signal.SIGWINCH:
+                fit()
+            else:  # a shell ignores most others; this one says that the terminal is gone, which ours soon is
+                control.write(bytes([signal.SIGHUP, signal.SIGCONT]))
+
+        try:
+            fit()
+            with live.caught_signals(signal.SIGWINCH) as arrived, live.raw_terminal(outside):
+                process, status, control = self._started(ends, (theirs,) * 3)
+                os.close(theirs)
+                theirs = -1
+                live.Inflow(outside, lambda chunk: live.write_patiently(ours.fileno(), chunk), lambda: None)
+                outflow = live.Outflow(os.dup(ours.fileno()), self.streams.stdout)
+                told = self._follow(process, status, arrived, forward)
+                outflow.wait()
+        finally:
+            if theirs >= 0:
+                os.close(theirs)
+        return told
+
+    def _started(
+        self, ends: contextlib.ExitStack, streams: Sequence[int]
+    ) -> tuple[subprocess.Popen[bytes], FileIO, FileIO]:
+        """(supervisor, where events come from, where numbers of signals go), the settings handed over."""
+        status_out, status_in = _pipe(ends)
+        settings_out, settings_in = _pipe(ends)
+        control_out, control_in = _pipe(ends)
+        os.set_blocking(control_in.fileno(), False)
+        self.settings["control"] = control_out.fileno()
+        process = _start(status_in.fileno(), settings_out.fileno(), control_out.fileno(), streams=streams)
+        ends.callback(_stop, process)
+        for inner in (status_in, settings_out, control_out):
+            inner.close()
+        with contextlib.suppress(BrokenPipeError), settings_in:
+            self._hand_over(process.pid, settings_in)
+        return process, status_out, control_in
+
+    def _follow(
+        self, process: subprocess.Popen[bytes], status: FileIO, arrived: int, forward: Callable[[int], object]
+    ) -> bytes:
+        """Wait for the end, or for a limit and then make it; what came by the status pipe."""
+
+        def patient(number: int) -> None:
+            if number == signal.SIGKILL:
+                self.events["ended"] = {"code": -number}
+                process.terminate()  # the supervisor ends all below it
+                return
+            with contextlib.suppress(BrokenPipeError):
+                forward(number)
+
+        def exhausted() -> bool:
+            self._check_memory(process.pid)
+            return bool(self.limit_hit)
+
+        sampled = self.asked.memory_bytes is not None and self.memory is None
+        told, self.limit_hit = live.attend(
+            status.fileno(),
+            arrived,
+            patient,
+            seconds=self.asked.seconds,
+            exhausted=exhausted if sampled else None,
+        )
+        if self.limit_hit:
+            process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_SECONDS)
+        return told
+
+
+class _Feed:
+    """Writes `chunks` to a pipe, as much at a call as it takes, and closes it after the last byte."""
+
+    def __init__(self, stream: IO[bytes], chunks: Iterator[bytes]) -> None:
         self._stream = stream
-        self._unsent = memoryview(content)
+        self._chunks = chunks
+        self._unsent = memoryview(b"")
 
     def __call__(self) -> bool:
         """True while there is more to send."""
+        if not self._unsent and not self._refill():
+            self._stream.close()
+            return False
         try:
-            if self._unsent:
-                self._unsent = self._unsent[os.write(self._stream.fileno(), self._unsent[:_CHUNK]) :]
+            self._unsent = self._unsent[os.write(self._stream.fileno(), self._unsent[:_CHUNK]) :]
         except BlockingIOError:
             return True
         except BrokenPipeError:  # the program does not want to read on
-            self._unsent = self._unsent[:0]
-        if self._unsent:
-            return True
-        self._stream.close()
-        return False
+            self._stream.close()
+            return False
+        return True
+
+    def _refill(self) -> bool:
+        """Gather enough for a write, since some chunks are small; False at the end."""
+        gathered = bytearray()
+        for chunk in self._chunks:
+            gathered += chunk
+            if len(gathered) >= _CHUNK:
+                break
+        self._unsent = memoryview(gathered)
+        return bool(gathered)
 
 
-def _drain(descriptor: int, buffer: bytearray) -> bool:
+def _drain(descriptor: int, take: Callable[[bytes], object]) -> bool:
     """Take one chunk; True unless the pipe is at its end."""
     try:
         chunk = os.read(descriptor, _CHUNK)
     except BlockingIOError:
         return True
-    buffer += chunk
+    if chunk:
+        take(chunk)
     return bool(chunk)
 
 
@@ -729,17 +1006,19 @@ def _pipe(ends: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
     return ends.enter_context(FileIO(out, "r")), ends.enter_context(FileIO(into, "w"))
 
 
-def _start(status: int, settings: int) -> subprocess.Popen[bytes]:
+def _start(
+    status: int, settings: int, *more: int, streams: Sequence[int] = (subprocess.PIPE,) * 3
+) -> subprocess.Popen[bytes]:
     """Start the inside half; in a session of its own, so that the terminal's Ctrl-C reaches only us."""
     script = Path(__file__).with_name("sandbox_init.py")
     try:
         return subprocess.Popen(
             [sys.executable, "-I", "-S", "-X", "utf8", str(script), str(status), str(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdin=streams[0],
+            stdout=streams[1],
+            stderr=streams[2],
             bufsize=0,
-            pass_fds=(status, settings),
+            pass_fds=(status, settings, *more),
             env={},
             cwd="/",
             start_new_session=True,

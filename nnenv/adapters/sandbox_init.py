@@ -18,7 +18,7 @@ which would change how an abort ends. When `init` goes, the kernel kills all tha
 """
 
 # Importing pathlib would lengthen the start-up of every run:
-# ruff: noqa: PTH101, PTH102, PTH108, PTH110, PTH116, PTH123, PTH208, PTH211
+# ruff: noqa: PTH101, PTH102, PTH103, PTH108, PTH110, PTH112, PTH116, PTH120, PTH123, PTH208, PTH211
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ import socket
 import stat
 import struct
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NoReturn, TypedDict
 
@@ -68,9 +69,15 @@ PR_SET_NO_NEW_PRIVS: Final = 38
 PR_CAP_AMBIENT: Final = 47
 PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
+# linux/capability.h
+CAP_KILL: Final = 1 << 5
+
 HIGHEST_DESCRIPTOR: Final = 65536
 SHARED_MEMORY_BYTES: Final = 64 << 20
 """/dev/shm, as large as Docker's."""
+
+TERMINAL: Final = (("tty", 5, 0),)
+"""What a program with a terminal has besides: the terminal that it controls, whichever that is."""
 
 DEVICES: Final = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9))
 """Name, major, minor: Documentation/admin-guide/devices.txt of the kernel."""
@@ -99,6 +106,16 @@ class Settings(TypedDict):
     """0: no limit by RLIMIT_NPROC."""
     data_bytes: int
     """RLIMIT_DATA; 0: no limit, because a control group holds the memory."""
+    file_bytes: int
+    """RLIMIT_FSIZE; 0: no limit."""
+    network: bool
+    """Whether the program shares the host's network."""
+    volumes: list[tuple[str, str, bool]]
+    """Path on the host, path in the root (its mount point is there, unless below /tmp), whether it is read-only."""
+    terminal: bool
+    """Whether standard input is a terminal that the program is to control."""
+    control: int
+    """Descriptor that gives the numbers of signals for the program, a byte each; -1: there is none."""
 
 
 class SetupError(Exception):
@@ -180,8 +197,9 @@ def _keep_private_from_namespace_root(root: str) -> None:
         os.close(own_root)
 
 
-def mount_root(root: str, scratch_bytes: int) -> bool:
-    """Mount everything the program will see below `root`; True if there is a /proc."""
+def mount_root(settings: Settings) -> bool:
+    """Mount everything the program will see below the root; True if there is a /proc."""
+    root, scratch_bytes = settings["root"], settings["scratch_bytes"]
     with step("make mounts private"):
         keep_mounts_private(root)
     with step("mount the root read-only"):
@@ -192,7 +210,7 @@ def mount_root(root: str, scratch_bytes: int) -> bool:
         mount("tmpfs", f"{root}/tmp", "tmpfs", MS_NOSUID | MS_NODEV, options)
     with step("mount /dev"):
         mount("tmpfs", f"{root}/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=65536")
-        make_devices(root)
+        make_devices(root, (*DEVICES, *TERMINAL) if settings["terminal"] else DEVICES)
         mount("tmpfs", f"{root}/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,size={SHARED_MEMORY_BYTES}")
         mount("none", f"{root}/dev", "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC)
     has_proc = _mount_proc(root)
@@ -200,12 +218,27 @@ def mount_root(root: str, scratch_bytes: int) -> bool:
         with step("replace /proc/cpuinfo"):
             mount(f"{root}/{CPUINFO}", f"{root}/proc/cpuinfo", "", MS_BIND)
             _remount(f"{root}/proc/cpuinfo", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    for source, destination, read_only in settings["volumes"]:
+        with step(f"mount {source} at {destination}", program=True):
+            mount_volume(source, f"{root}{destination}", read_only=read_only)
     return has_proc
 
 
+def mount_volume(source: str, target: str, *, read_only: bool) -> None:
+    """Show a file or folder of the host at `target`, without what is mounted below it, set-uid and devices."""
+    if not os.path.exists(target):  # below /tmp, which is fresh
+        folder = target if os.path.isdir(source) else os.path.dirname(target)
+        os.makedirs(folder, exist_ok=True)
+        if folder != target:
+            make_empty_file(target)
+    mount(source, target, "", MS_BIND)
+    _remount(target, MS_NOSUID | MS_NODEV | (MS_RDONLY if read_only else 0))
+
+
 def _remount(target: str, flags: int) -> None:
-    """Change a bind mount's flags; a "noexec" that is there must stay, a user namespace may not lift it."""
-    kept = MS_NOEXEC if os.statvfs(target).f_flag & os.ST_NOEXEC else 0
+    """Change a bind mount's flags; "noexec" and "ro" that are there must stay, a user namespace may not lift them."""
+    there = os.statvfs(target).f_flag
+    kept = (MS_NOEXEC if there & os.ST_NOEXEC else 0) | (MS_RDONLY if there & os.ST_RDONLY else 0)
     mount("none", target, "", MS_REMOUNT | MS_BIND | flags | kept)
 
 
@@ -218,9 +251,9 @@ def _mount_proc(root: str) -> bool:
     return True
 
 
-def make_devices(root: str) -> None:
-    """Fill a fresh /dev with the five harmless devices; what may not be made is bound from the host's /dev."""
-    for name, major, minor in DEVICES:
+def make_devices(root: str, devices: tuple[tuple[str, int, int], ...]) -> None:
+    """Fill a fresh /dev with harmless devices; what may not be made is bound from the host's /dev."""
+    for name, major, minor in devices:
         path = f"{root}/dev/{name}"
         try:
             make_device(path, major, minor)
@@ -293,11 +326,14 @@ def drop_bounding_set(*, required: bool) -> None:
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
 
 
-def drop_capabilities() -> None:
-    """Empty the effective, permitted and inheritable sets (capset(2), version 3: two sets of 32 bits)."""
+def drop_capabilities(kept: int = 0) -> None:
+    """Empty the effective, permitted and inheritable sets (capset(2), version 3: two sets of 32 bits).
+
+    `kept` is a bit mask of those that stay effective and permitted, if they are.
+    """
     header = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0), 8)
-    nothing = ctypes.create_string_buffer(24)
-    _checked(_libc.capset(header, nothing))
+    sets = ctypes.create_string_buffer(struct.pack("=6I", kept, kept, 0, 0, 0, 0), 24)
+    _checked(_libc.capset(header, sets))
 
 
 def change_user(uid: int, gid: int, *, in_user_namespace: bool) -> None:
@@ -535,6 +571,9 @@ def become_program(settings: Settings, *, keep: int, supervisor: int) -> int:
     """Drop every privilege and execute the program; returns 0 for a probe, else raises or never returns."""
     restricted = settings["mode"] == "restricted"
     os.setsid()
+    if settings["terminal"]:
+        with step("take control of the terminal"):
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     os.umask(0o022)
     with step(f"enter the working directory {settings['workdir']}", program=True):
         os.chdir(settings["workdir"])
@@ -552,7 +591,7 @@ def become_program(settings: Settings, *, keep: int, supervisor: int) -> int:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != supervisor:
             return 0
-    _filter_calls(restricted=restricted)
+    _filter_calls(restricted=restricted, network=settings["network"])
     os.closerange(3, keep)
     os.closerange(keep + 1, HIGHEST_DESCRIPTOR)
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT):
@@ -564,20 +603,20 @@ def become_program(settings: Settings, *, keep: int, supervisor: int) -> int:
 
 
 def _own_streams(uid: int, gid: int) -> None:
-    """Give the pipes to the program's user, or it could not open /dev/stdout again."""
+    """Give the pipes, or the terminal made for it, to the program's user, or it could not open /dev/stdout again."""
     for descriptor in (0, 1, 2):
-        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode) or os.isatty(descriptor):
             with contextlib.suppress(PermissionError):
                 os.fchown(descriptor, uid, gid)
 
 
-def _filter_calls(*, restricted: bool) -> None:
+def _filter_calls(*, restricted: bool, network: bool) -> None:
     machine = os.uname().machine
     if machine not in AUDIT_ARCHITECTURE:
         if restricted:
             raise SetupError(f"filter system calls of {machine}", errno.ENOSYS)
         return
-    families = AF_WITHOUT_NAMESPACE if restricted else AF_VISIBLE_IN_NAMESPACE
+    families = AF_WITHOUT_NAMESPACE if restricted and not network else AF_VISIBLE_IN_NAMESPACE
     with step("filter system calls"):
         install_filter(system_call_filter(machine, families))
 
@@ -586,9 +625,10 @@ def limit_resources(settings: Settings) -> None:
     """Set the resource limits; never above what the host side has itself."""
     wanted = {
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_FSIZE: settings["scratch_bytes"],
         resource.RLIMIT_NOFILE: 4096,
     }
+    if settings["file_bytes"]:
+        wanted[resource.RLIMIT_FSIZE] = settings["file_bytes"]
     if settings["processes"]:
         wanted[resource.RLIMIT_NPROC] = settings["processes"]
     if settings["data_bytes"]:
@@ -631,6 +671,23 @@ def wait_for(child: int) -> int:
             return os.waitstatus_to_exitcode(raw)
 
 
+def forward_signals(control: int, group: int) -> None:
+    """From now on, send each signal whose number comes by `control` to the program's process group (fcntl(2), O_ASYNC).
+
+    Not to what has left the group, as a daemon does: that is the program's own affair.
+    """
+
+    def forward(*_: object) -> None:
+        with contextlib.suppress(BlockingIOError, ProcessLookupError, PermissionError):
+            for number in os.read(control, 64):
+                os.killpg(group, number)
+
+    signal.signal(signal.SIGIO, forward)
+    fcntl.fcntl(control, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(control, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
+    forward()  # what came before
+
+
 def run_init(settings: Settings, status: int, lifeline: int) -> int:
     """Process 1 of the new namespace: set the stage, start the program, reap, report."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -638,15 +695,19 @@ def run_init(settings: Settings, status: int, lifeline: int) -> int:
     with contextlib.suppress(BlockingIOError):
         os.read(lifeline, 1)
         return 1  # end of file: the supervisor went before the line above could bind us to it
-    has_proc = mount_root(settings["root"], settings["scratch_bytes"])
+    has_proc = mount_root(settings)
     with step("set the host name"):
         socket.sethostname("nnenv")
-    raise_loopback()
+    if not settings["network"]:
+        raise_loopback()
     confine_root(settings["root"])
     prctl(PR_SET_DUMPABLE, 0)  # the program could be of the same user, and must not trace us
     child = start_program(settings)
-    drop_capabilities()
+    forwards = settings["control"] >= 0
+    drop_capabilities(CAP_KILL if forwards and settings["mode"] == "namespaces" else 0)
     report(status, "started", proc=has_proc)
+    if forwards:
+        forward_signals(settings["control"], child)
     report(status, "ended", code=wait_for(child))
     return 0
 
@@ -665,7 +726,9 @@ def run_namespaced(settings: Settings, status: int) -> None:
     with step("create namespaces"):
         if settings["mode"] == "rootless":
             enter_user_namespace(settings["uid"], settings["gid"])
-        unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP)
+        unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP)
+        if not settings["network"]:
+            unshare(CLONE_NEWNET)
     die_with_parent(settings["parent"])
     lifeline_out, lifeline_in = os.pipe()
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
@@ -713,6 +776,8 @@ def run_restricted(settings: Settings, status: int) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     report(status, "started", proc=False)
+    if settings["control"] >= 0:
+        forward_signals(settings["control"], child)
     code = wait_for(child)
     kill_descendants(child)
     report(status, "ended", code=code)

@@ -7,6 +7,8 @@ Layout below the root (mode 0700):
     derived/KIND/ab/NAME            memo records with their own checksum; lost ones are made anew
     trees/KEY/, trees/KEY.ok        extracted directories, and outside of each the marker that it is complete
     locks/                          kernel locks
+    leases/TOKEN                    what one process uses, so that no collection of garbage removes it
+    roots/NAME                      where a project's model.lock lies, whose needs no collection removes
     tmp/TOKEN/                      what one process is writing; removed by others once its lock is free
     tmp/partial/DIGEST              downloads that were cut short
     quarantine/DIGEST.TOKEN         entries that did not hash to their names
@@ -22,7 +24,6 @@ import fcntl
 import hashlib
 import os
 import re
-import secrets
 import stat
 import threading
 import time
@@ -43,8 +44,9 @@ from nnenv.adapters.files import (
     write_all,
     write_atomically,
 )
+from nnenv.adapters.leases import Lease, object_name, tree_name
 from nnenv.errors import NnenvError
-from nnenv.spec.artifact import Sha256, sha256_of
+from nnenv.spec.digest import Sha256, sha256_of
 
 LAYOUT: Final = b"nnenv store 1\n"
 
@@ -284,16 +286,19 @@ class Store:
         self._workspace_process = 0
         self._leave: Callable[[], object] = int
         self._mutex = threading.Lock()
+        self._lease = Lease(root)
         self._check_layout()
 
     # Objects
 
     def contains(self, sha256: Sha256) -> bool:
         """True if there is an entry of this name; nothing is read, so it may be damaged (see `check`)."""
+        self._hold_object(sha256)
         return self._object(sha256).is_file()
 
     def check(self, sha256: Sha256) -> bool:
         """True if the entry is there and whole; a damaged one goes to quarantine and counts as absent."""
+        self._hold_object(sha256)
         try:
             os.close(self._open_verified(sha256))
         except (StoreMissing, StoreCorrupt):
@@ -305,10 +310,12 @@ class Store:
 
         Raises StoreMissing, or StoreCorrupt after moving the damaged entry to quarantine.
         """
+        self._hold_object(sha256)
         return os.fdopen(self._open_verified(sha256), "rb")
 
     def path(self, sha256: Sha256) -> Path:
         """The object's file, verified now. Raises as `open`."""
+        self._hold_object(sha256)
         os.close(self._open_verified(sha256))
         return self._object(sha256)
 
@@ -357,7 +364,7 @@ class Store:
     def quarantine(self, sha256: Sha256) -> Path | None:
         """Move the entry out of the way; its new path comes back, or None if it is not there or cannot move."""
         directory = self.root / "quarantine"
-        moved = directory / f"{sha256}.{secrets.token_hex(4)}"
+        moved = directory / f"{sha256}.{os.urandom(4).hex()}"
         self._verified.pop(sha256, None)
         try:
             _make_directory(directory)
@@ -372,18 +379,55 @@ class Store:
             with suppress(ValueError):
                 yield sha256_of(path.name)
 
-    def verify_all(self) -> Iterator[tuple[Sha256, bool]]:
-        """Hash every entry again, whatever was verified before; damaged ones go to quarantine."""
-        for sha256 in self.objects():
-            self._verified.pop(sha256, None)
-            try:
-                os.close(self._open_verified(sha256, believe=False))
-            except StoreMissing:
-                continue  # removed meanwhile
-            except StoreCorrupt:
-                yield sha256, False
-            else:
-                yield sha256, True
+    def verify_all(
+        self, *, workers: int = 1, advance: Callable[[int], object] = lambda count: None
+    ) -> Iterator[tuple[Sha256, bool]]:
+        """Hash every entry again, whatever was verified before; damaged ones go to quarantine.
+
+        `advance` is told of the bytes that were read, from any of the `workers` threads.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        stopped = threading.Event()
+
+        def verified(sha256: Sha256) -> bool | None:
+            return None if stopped.is_set() else self._verified_again(sha256, tell)
+
+        def tell(count: int) -> None:
+            if stopped.is_set():  # a long file must not hold up an interrupt
+                raise InterruptedError
+            advance(count)
+
+        names = list(self.objects())
+        pool = ThreadPoolExecutor(workers)
+        try:
+            for sha256, whole in zip(names, pool.map(verified, names), strict=True):
+                if whole is not None:
+                    yield sha256, whole
+        finally:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+
+    def _verified_again(self, sha256: Sha256, advance: Callable[[int], object]) -> bool | None:
+        """Whether the entry is whole; None if it was removed meanwhile."""
+        self._verified.pop(sha256, None)
+        try:
+            os.close(self._open_verified(sha256, believe=False, advance=advance))
+        except StoreMissing:
+            return None
+        except StoreCorrupt:
+            return False
+        return True
+
+    def verify_tree(self, key: str) -> bool:
+        """Whether an extracted directory is what was extracted; a changed one is made anew by its next use."""
+        place = self.root / "trees" / key
+        with self.lock(f"tree-{key}"):
+            if self._intact(place):
+                return True
+            _marker(place).unlink(missing_ok=True)
+        self._whole_trees.discard(key)
+        return False
 
     # Memo records
 
@@ -426,6 +470,7 @@ class Store:
         if not re.fullmatch(r"[0-9a-z][0-9a-z_-]{0,199}", key):
             raise ValueError(f"not a tree key: {key!r}")
         place = self.root / "trees" / key
+        self._lease.hold(tree_name(key))
         if key not in self._whole_trees:
             if not self._intact(place):
                 with self.lock(f"tree-{key}"):
@@ -443,7 +488,32 @@ class Store:
         try:
             yield path
         finally:
-            _remove(path)
+            remove(path)
+
+    # Projects
+
+    def add_root(self, lock: Path) -> None:
+        """Remember where a model.lock lies: what it needs is no garbage, as long as it is there.
+
+        Does nothing if it is known, or in a store that is read-only. Raises NnenvError (`disk-full`).
+        """
+        place = os.fsencode(os.path.realpath(lock.parent)) + b"/" + os.fsencode(lock.name)
+        root = self.root / "roots" / hashlib.sha256(place).hexdigest()
+        if root.exists() or (self.root.exists() and not os.access(self.root, os.W_OK)):
+            return
+        self._ready()
+        with refusing_writes(root):
+            _make_directory(root.parent)
+        write_atomically(root, place, mode=0o600)
+
+    def roots(self) -> dict[Path, Path]:
+        """The remembered model.lock files by the entries that remember them; some may be gone."""
+        found = {}
+        for entry in _entries(self.root / "roots"):
+            if re.fullmatch("[0-9a-f]{64}", entry.name):
+                with suppress(FileNotFoundError):
+                    found[entry] = Path(os.fsdecode(entry.read_bytes()))
+        return found
 
     # The store as a whole
 
@@ -458,16 +528,18 @@ class Store:
         places = [entry for entry in _entries(self.root / "tmp") if entry.name != "partial"]
         if everything:
             places += _entries(self.root / "tmp" / "partial")
-        removed = sum(_remove_if_free(entry) for entry in places)
+        removed = sum(remove_if_free(entry) for entry in places)
         if everything:
             rejected = _entries(self.root / "quarantine")
             removed += len(rejected)
             for entry in rejected:
-                _remove(entry)
+                remove(entry)
         return removed
 
     def close(self) -> None:
-        """Give up the temporary directory; a later write makes a new one. The end of the process does the same."""
+        """Give up the temporary directory and the hold on what was used; a later use begins anew. The end of the
+        process does the same."""
+        self._lease.close()
         with self._mutex:
             if self._workspace is not None:
                 self._leave()
@@ -484,23 +556,28 @@ class Store:
 
     # Within
 
+    def _hold_object(self, sha256: Sha256) -> None:
+        """Keep collections of garbage away from the entry, whether it is there or comes later."""
+        self._lease.hold(object_name(sha256))
+
     def _object(self, sha256: Sha256) -> Path:
         return self.root / "objects" / "sha256" / sha256[:2] / sha256
 
     def _record(self, kind: str, key: str) -> Path:
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", kind):
             raise ValueError(f"not a record kind: {kind!r}")
-        # Keys may be URLs with secrets in them: only their hash becomes a name.
-        name = hashlib.sha256(key.encode()).hexdigest()
+        name = record_name(kind, key).partition("/")[2]
         return self.root / "derived" / kind / name[:2] / name
 
-    def _open_verified(self, sha256: Sha256, *, believe: bool = True) -> int:
+    def _open_verified(
+        self, sha256: Sha256, *, believe: bool = True, advance: Callable[[int], object] | None = None
+    ) -> int:
         path = self._object(sha256)
         while True:
             descriptor, reason = self._open_object(sha256, path)
             try:
                 if not reason:
-                    reason = self._damage(descriptor, sha256, believe=believe)
+                    reason = self._damage(descriptor, sha256, believe=believe, advance=advance)
                 if not reason:
                     os.lseek(descriptor, 0, os.SEEK_SET)
                     return descriptor
@@ -524,13 +601,17 @@ class Store:
             return descriptor, "it is not a regular file"
         return descriptor, ""
 
-    def _damage(self, descriptor: int, sha256: Sha256, *, believe: bool) -> str:
+    def _damage(
+        self, descriptor: int, sha256: Sha256, *, believe: bool, advance: Callable[[int], object] | None
+    ) -> str:
         """What is wrong with the open object's bytes, or empty."""
         stamp = _stamp(os.fstat(descriptor))  # before hashing: a change meanwhile makes it differ later
         if not guarded("verify") or (believe and self._known(sha256, stamp)):
             return ""
         try:
-            found = _digest(descriptor)
+            found = _digest(descriptor, advance)
+        except InterruptedError:
+            raise
         except OSError as error:
             return f"it cannot be read: {error.strerror}"
         if found != sha256:
@@ -568,6 +649,7 @@ class Store:
         """
         target = self._object(sha256)
         changed = [target.parent]
+        self._hold_object(sha256)
         if self.check(sha256):
             path.unlink()
             return changed
@@ -616,11 +698,11 @@ class Store:
                 if place.exists() or place.is_symlink():
                     old = self._temporary()
                     place.rename(old)
-                    _remove(old)
+                    remove(old)
                 new.rename(place)
                 write_atomically(_marker(place), listing, mode=0o600)
             finally:
-                _remove(new)
+                remove(new)
 
     def _check_layout(self) -> None:
         try:
@@ -642,14 +724,14 @@ class Store:
             if self._workspace is None or self._workspace_process != os.getpid():
                 self._workspace = self._new_workspace()
                 self._workspace_process = os.getpid()
-        return self._workspace / secrets.token_hex(8)
+        return self._workspace / os.urandom(8).hex()
 
     def _new_workspace(self) -> Path:
         """A directory that is locked as long as this process lives; those of dead ones are removed first."""
         self._ready()
         self.sweep()
         while True:
-            workspace = self.root / "tmp" / f"{os.getpid()}-{secrets.token_hex(8)}"
+            workspace = self.root / "tmp" / f"{os.getpid()}-{os.urandom(8).hex()}"
             with refusing_writes(workspace):
                 workspace.mkdir()
                 workspace.chmod(0o700)
@@ -672,13 +754,20 @@ class Store:
         write_atomically(self.root / "version", LAYOUT)
 
 
-def _digest(descriptor: int) -> str:
+def record_name(kind: str, key: str) -> str:
+    """`KIND/NAME` of a memo record. Keys may be URLs with secrets in them: only their hash becomes a name."""
+    return f"{kind}/{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def _digest(descriptor: int, advance: Callable[[int], object] | None = None) -> str:
     os.lseek(descriptor, 0, os.SEEK_SET)
     digest = hashlib.sha256()
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)
     while count := os.readv(descriptor, [buffer]):
         digest.update(view[:count])
+        if advance is not None:
+            advance(count)
     return digest.hexdigest()
 
 
@@ -715,18 +804,19 @@ def _take_lock(descriptor: int) -> bool:
 def _leave(workspace: Path, descriptor: int, process: int) -> None:
     """At the end of a store's life: a forked child must not remove its parent's directory."""
     if process == os.getpid():
-        _remove(workspace)
+        remove(workspace)
     os.close(descriptor)
 
 
-def _remove_if_free(entry: Path) -> bool:
+def remove_if_free(entry: Path) -> bool:
+    """Remove a file or directory whose kernel lock nobody holds; True if it is gone by that."""
     try:
         descriptor = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _remove(entry)
+        remove(entry)
     except OSError:
         return False
     finally:
@@ -734,7 +824,7 @@ def _remove_if_free(entry: Path) -> bool:
     return True
 
 
-def _remove(entry: Path) -> None:
+def remove(entry: Path) -> None:
     """Remove a file or a whole directory, also one whose modes forbid it; what cannot go, stays."""
     import shutil
 

@@ -26,9 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     replace_closed_streams()
     line = list(sys.argv[1:] if arguments is None else arguments)
-    wants_json = "--json" in line or os.environ.get("NNENV_JSON", "").strip().lower() in {"1", "true", "yes", "on"}
-    palette = render.Palette(colours(line, os.environ, sys.stderr))
-    verbose = "-v" in line or "--verbose" in line
+    own = line[: line.index("--")] if "--" in line else line  # behind it stand the words of another program
+    wants_json = "--json" in own or os.environ.get("NNENV_JSON", "").strip().lower() in {"1", "true", "yes", "on"}
+    palette = render.Palette(colours(own, os.environ, sys.stderr))
+    verbose = "-v" in own or "--verbose" in own
     try:
         return _run(line)
     except NnenvError as error:
@@ -85,7 +86,6 @@ def _run(line: Sequence[str]) -> int:
 
 
 def _session(arguments: argparse.Namespace) -> Session:
-    from nnenv.adapters.http import Http
     from nnenv.adapters.progress import make_progress
     from nnenv.adapters.store import Store, default_root
     from nnenv.workflows.session import Session
@@ -105,7 +105,7 @@ def _session(arguments: argparse.Namespace) -> Session:
     return Session(
         project=project,
         store=Store(root),
-        http=Http(offline=arguments.offline),
+        offline=arguments.offline,
         progress=make_progress(sys.stderr, arguments.quiet, sys.stderr.isatty()),
         environment=os.environ,
         home=Path("~").expanduser(),

@@ -76,6 +76,11 @@ def bytes_text(count: int) -> str:
     raise AssertionError
 
 
+def printable(text: str) -> str:
+    """Text of others for one line of a terminal: control characters, such as escapes, are written out."""
+    return text if text.isprintable() else json.dumps(text)
+
+
 def short(digest: str) -> str:
     """The first 12 digits, as Docker prints them."""
     return digest[:12]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from nnenv.errors import NnenvError
 
@@ -21,10 +23,18 @@ class CoreMetadata:
     """Provides-Extra, in file order."""
 
 
+_SEPARATORS: Final = re.compile(r"[-_.]+")
+
+
+def normal_name(name: str) -> str:
+    """A project's or an extra's name as it is compared (PEP 503, PEP 685): `Foo_bar` is `foo-bar`."""
+    return _SEPARATORS.sub("-", name).lower()
+
+
 def read_metadata(data: bytes, what: str) -> CoreMetadata:
     """The metadata in `data`; NnenvError `wheel-refused` if Name or Version is missing or stated twice."""
     fields: dict[str, list[str]] = {}
-    for name, value in _headers(data.decode("utf-8", "replace")):
+    for name, value in _headers(_head(data).decode("utf-8", "replace")):
         fields.setdefault(name, []).append(value)
     for name in ("name", "version"):
         if len(fields.get(name, [])) != 1:
@@ -42,6 +52,11 @@ def read_metadata(data: bytes, what: str) -> CoreMetadata:
         requires_python=(fields.get("requires-python") or [""])[0],
         extras=tuple(fields.get("provides-extra", ())),
     )
+
+
+def _head(data: bytes) -> bytes:
+    """At least all headers, without most of the description that may follow them."""
+    return data[: min(end for end in (data.find(b"\n\n"), data.find(b"\n\r\n"), len(data)) if end >= 0)]
 
 
 def _headers(text: str) -> Iterator[tuple[str, str]]:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
-from html.parser import HTMLParser
-from operator import attrgetter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 from nnenv.errors import NnenvError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_WEB = ("https://", "http://")
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 """The Accept header for a page: JSON first (PEP 691, "Content negotiation")."""
@@ -49,27 +49,41 @@ def read_page(body: bytes, content_type: str, url: str) -> tuple[IndexFile, ...]
     found = _json_files(body, url) if "json" in content_type else _html_files(body, url)
     files: dict[str, IndexFile] = {}
     for file in found:
-        if _may_name(url, file.url):
+        if may_name(url, file.url):
             files.setdefault(file.filename, file)
     return tuple(files.values())
 
 
-def _may_name(page: str, link: str) -> bool:
+def may_name(page: str, link: str) -> bool:
     """Whether a link may be followed: the web names the web, a local page names whatever it likes."""
-    return link.startswith(("http://", "https://")) or not page.startswith(("http://", "https://"))
+    return link.startswith(_WEB) or not page.startswith(_WEB)
 
 
 def _json_files(body: bytes, url: str) -> Iterator[IndexFile]:
     try:
-        page = json.loads(body)
-        version = str(page.get("meta", {}).get("api-version", "1.0"))
-        if version.partition(".")[0] != "1":
-            # PEP 629: a client that knows only major version 1 refuses any other.
-            raise ValueError(f"its api-version is {version}")
-        for item in page["files"]:
-            yield _json_file(item, url)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _no_page(url, f"{type(error).__name__}: {error}", "the JSON that PEP 691 describes") from None
+        for item in listed_files(json.loads(body)):
+            yield json_file(item, url)
+    except WRONG_JSON as error:
+        raise no_page(url, error) from None
+
+
+WRONG_JSON = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a page that is not as PEP 691 says may raise."""
+
+
+def listed_files(page: Mapping[str, Any]) -> list[Mapping[str, object]]:
+    """The entries of a decoded JSON page; one of WRONG_JSON if it is none, or of a major version we do not know."""
+    version = str(page.get("meta", {}).get("api-version", "1.0"))
+    if version.partition(".")[0] != "1":
+        # PEP 629: a client that knows only major version 1 refuses any other.
+        raise ValueError(f"its api-version is {version}")
+    files: list[Mapping[str, object]] = page["files"]
+    return files
+
+
+def no_page(url: str, error: Exception) -> NnenvError:
+    """The refusal of a JSON page."""
+    return _no_page(url, f"{type(error).__name__}: {error}", "the JSON that PEP 691 describes")
 
 
 def _no_page(url: str, because: str, wanted: str) -> NnenvError:
@@ -83,7 +97,8 @@ def _no_page(url: str, because: str, wanted: str) -> NnenvError:
     )
 
 
-def _json_file(item: Mapping[str, object], base: str) -> IndexFile:
+def json_file(item: Mapping[str, object], base: str) -> IndexFile:
+    """One entry of a JSON page at `base`; one of WRONG_JSON if it is none."""
     hashes = item.get("hashes")
     size = item.get("size")
     metadata = item.get("core-metadata", item.get("dist-info-metadata", False))
@@ -102,7 +117,7 @@ def _json_file(item: Mapping[str, object], base: str) -> IndexFile:
 
 def _joined(base: str, link: str) -> str:
     """`urljoin`, which costs most of a large page's time, only where the link is relative."""
-    return link if link.startswith(("https://", "http://")) else urljoin(base, link)
+    return link if link.startswith(_WEB) else urljoin(base, link)
 
 
 def _string(value: object) -> str:
@@ -124,26 +139,31 @@ def _checked(value: object) -> str:
     return value.lower() if isinstance(value, str) and _SHA256.match(value.lower()) else ""
 
 
-class _Links(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.base = ""
-        self.links: list[dict[str, str | None]] = []
+def _links(text: str) -> tuple[str, list[dict[str, str | None]]]:
+    """The address that links are relative to, or empty, and the attributes of all links."""
+    from html.parser import HTMLParser
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        if tag == "base" and not self.base:
-            self.base = values.get("href") or ""
-        elif tag == "a" and values.get("href"):
-            self.links.append(values)
+    class Links(HTMLParser):
+        base = ""
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            values = dict(attrs)
+            if tag == "base" and not self.base:
+                self.base = values.get("href") or ""
+            elif tag == "a" and values.get("href"):
+                links.append(values)
+
+    links: list[dict[str, str | None]] = []
+    parser = Links(convert_charrefs=True)
+    parser.feed(text)
+    return parser.base, links
 
 
 def _html_files(body: bytes, url: str) -> Iterator[IndexFile]:
-    parser = _Links()
     try:
-        parser.feed(body.decode("utf-8", "replace"))
-        base = urljoin(url, parser.base)
-        for attributes in parser.links:
+        stated, links = _links(body.decode("utf-8", "replace"))
+        base = urljoin(url, stated)
+        for attributes in links:
             link, fragment = urldefrag(urljoin(base, attributes["href"] or ""))
             filename = unquote(link.partition("?")[0].rsplit("/", 1)[-1])
             if filename.endswith(_DISTRIBUTIONS):
@@ -167,17 +187,3 @@ def _html_file(filename: str, link: str, fragment: str, attributes: Mapping[str,
         metadata=metadata not in {"", "false"},
         metadata_sha256=_checked(metadata.removeprefix("sha256=")),
     )
-
-
-_FIELDS = tuple(field.name for field in fields(IndexFile))
-_row = attrgetter(*_FIELDS)
-
-
-def pack_page(files: Iterable[IndexFile]) -> bytes:
-    """A page as compact bytes for the store."""
-    return json.dumps([_row(file) for file in files], separators=(",", ":")).encode()
-
-
-def unpack_page(data: bytes) -> tuple[IndexFile, ...]:
-    """The page that `pack_page` packed."""
-    return tuple(IndexFile(**dict(zip(_FIELDS, row, strict=True))) for row in json.loads(data))

@@ -150,7 +150,12 @@ def inflate(stream: BinaryIO, member: ZipMember, what: str = "the wheel") -> Ite
 
     `stream` may be read elsewhere between chunks. Raises `wheel-refused`, also for bytes after the deflate stream.
     """
-    return _checked(_expand(_compressed_chunks(stream, member, what), member, what), member, what)
+    return inflate_chunks(_compressed_chunks(stream, member, what), member, what)
+
+
+def inflate_chunks(chunks: Iterator[bytes], member: ZipMember, what: str = "the wheel") -> Iterator[bytes]:
+    """As `inflate`, for one who reads the compressed bytes anyway: `chunks` are all of them, as they stand."""
+    return _checked(_expand(chunks, member, what), member, what)
 
 
 def read_member(stream: BinaryIO, member: ZipMember, limit: int = 64 << 20, what: str = "the wheel") -> bytes:
@@ -335,7 +340,9 @@ def _name_fault(name: str, length: int) -> str:
         return "its name is empty, absolute or has an empty component"
     if "." in parts or ".." in parts:
         return "its name has a `.` or `..` component"
-    if "\\" in name or any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name):
+    if "\\" in name or (
+        not (name.isascii() and name.isprintable()) and any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name)
+    ):
         return "its name has a backslash or a control character"
     if not unicodedata.is_normalized("NFC", name):
         return "its name is not in Unicode normal form C"

@@ -7,7 +7,7 @@ fixed hash seed make their bytes repeatable (reference/hermetic.md, section 1).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO, Final
 
 from nnenv.errors import NnenvError
@@ -16,30 +16,38 @@ PROGRAM: Final = """
 import sys, struct, importlib.util
 from importlib._bootstrap_external import _code_to_hash_pyc
 out = sys.stdout.buffer
-for path in sys.stdin.buffer.read().decode().split("\\0"):
-    if not path:
-        continue
-    with open(path, "rb") as source_file:
-        source = source_file.read()
-    try:
-        code = compile(source, path, "exec", dont_inherit=True, optimize=0)
-        data = bytes(_code_to_hash_pyc(code, importlib.util.source_hash(source), False))
-    except (SyntaxError, ValueError, RecursionError):
-        data = b""
-    name = path.encode()
-    out.write(struct.pack(">II", len(name), len(data)) + name + data)
+with open(0, "rb") as source_file:
+    while code := source_file.read(8):
+        name, data = struct.unpack(">II", code)
+        path = source_file.read(name).decode()
+        source = source_file.read(data)
+        try:
+            code = compile(source, path, "exec", dont_inherit=True, optimize=0)
+            data = bytes(_code_to_hash_pyc(code, importlib.util.source_hash(source), False))
+        except (SyntaxError, ValueError, RecursionError):
+            data = b""
+        name = path.encode()
+        out.write(struct.pack(">II", len(name), len(data)) + name + data)
 out.flush()
 """
-"""Runs in the image; a source that does not compile (a template, another language version) gets none."""
+"""Runs in the image; a source that does not compile (a template, another language version) gets none.
+
+Every name and text constant here is part of recipe 1: marshal marks a string that something else refers to, and the
+program's own strings do. So no new ones may appear here but those that Python's start-up holds anyway.
+"""
 
 ENVIRONMENT: Final = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
 
 _HEAD: Final = struct.Struct(">II")
 
 
-def request(paths: Sequence[str]) -> bytes:
-    """Standard input of the program: absolute paths in the image, sorted as bytes."""
-    return "\0".join(sorted(paths, key=str.encode)).encode()
+def request(sources: Iterable[tuple[str, Iterator[bytes], int]]) -> Iterator[bytes]:
+    """Standard input of the program, in chunks: (absolute path in the image, content, its size), sorted by path as
+    bytes. The program answers one source before it reads the next, so a file is never held with another."""
+    for path, content, size in sources:
+        name = path.encode()
+        yield _HEAD.pack(len(name), size) + name
+        yield from content
 
 
 def argv(interpreter: str) -> tuple[str, ...]:

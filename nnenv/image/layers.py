@@ -18,7 +18,7 @@ from typing import BinaryIO, Final, Protocol, Self
 from nnenv.errors import NnenvError
 from nnenv.formats.deflate import STORED_LIMIT, gzip_frame_head, gzip_frame_tail, gzip_member, stored_block_head
 from nnenv.formats.tar_writer import END_OF_ARCHIVE, header, padding
-from nnenv.formats.zip_gate import DEFLATED, inflate
+from nnenv.formats.zip_gate import DEFLATED, inflate_chunks
 from nnenv.image.tree import Content, Entry, Slice, WheelMember, content_size
 from nnenv.spec.artifact import Sha256, sha256_of
 
@@ -58,6 +58,11 @@ class Layer:
     paths: int
     """Entries in the tar."""
 
+    @property
+    def objects(self) -> tuple[Sha256, ...]:
+        """The store's objects that the pieces lie in, each once."""
+        return tuple(dict.fromkeys(piece.sha256 for piece in self.pieces))
+
 
 class ObjectWriter(Protocol):
     """A store object being written."""
@@ -89,7 +94,7 @@ def plain_layer(title: str, entries: Sequence[Entry], objects: Objects, *, mtime
     Slices are read once for the digest and stay where they are; everything else goes into one new object.
     Memory does not depend on any file's size. Raises `store-corrupt` or `wheel-refused` when contents lie.
     """
-    with _Sources(objects) as sources, objects.writer() as writer:
+    with Sources(objects) as sources, objects.writer() as writer:
         blob = _Blob(writer)
         for entry in entries:
             blob.write(_header(entry, mtime))
@@ -117,7 +122,7 @@ def spliced_layer(title: str, entries: Sequence[Entry], objects: Objects, *, mti
     Uncompressed contents become stored blocks. Memory does not depend on any file's size.
     Raises `wheel-refused` for a member that is not what its wheel says, `store-corrupt` for a short object.
     """
-    with _Sources(objects) as sources, objects.writer() as writer:
+    with Sources(objects) as sources, objects.writer() as writer:
         splice = _Splice(_Blob(writer), sources)
         for entry in entries:
             splice.tar(_header(entry, mtime))
@@ -155,6 +160,33 @@ def read_layer(layer: Layer, objects: Objects) -> Iterator[bytes]:
 def read_layer_tar(layer: Layer, objects: Objects) -> Iterator[bytes]:
     """The layer's uncompressed tar in chunks of at most 1 MiB; raises `store-corrupt` if it cannot be had."""
     return _pieces(layer, objects) if layer.media_type == TAR else _gunzipped(_pieces(layer, objects), layer.title)
+
+
+def entries_tar(entries: Sequence[Entry], objects: Objects, *, mtime: int = EPOCH) -> Iterator[bytes]:
+    """The composed `entries` as an uncompressed tar, in chunks, without making a layer of them."""
+    with Sources(objects) as sources:
+        for entry in entries:
+            yield _header(entry, mtime)
+            yield from content_chunks(entry.content, sources)
+            yield padding(content_size(entry.content))
+        yield END_OF_ARCHIVE
+
+
+def content_chunks(content: Content | None, sources: Sources) -> Iterator[bytes]:
+    """A file's content in chunks of at most 1 MiB.
+
+    Raises `wheel-refused` at the end of a member that is not what its wheel says, `store-corrupt` for a short object.
+    """
+    match content:
+        case None:
+            return
+        case bytes():
+            yield content
+        case Slice():
+            for _, chunk in sources.chunks(content):
+                yield chunk
+        case WheelMember():
+            yield from _verified_chunks(content, sources)
 
 
 def layer_to_json(layer: Layer) -> bytes:
@@ -231,8 +263,8 @@ def _sequence(value: object) -> list[object]:
     return value
 
 
-class _Sources:
-    """Readers of store objects, each opened once; closes them all."""
+class Sources:
+    """Readers of store objects, each opened once; use it in a `with`, which closes them all."""
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
@@ -314,7 +346,7 @@ class _Blob:
 class _Splice:
     """A gzip file under construction: header members between members with contents, and the tar's digest."""
 
-    def __init__(self, blob: _Blob, sources: _Sources) -> None:
+    def __init__(self, blob: _Blob, sources: Sources) -> None:
         self.blob = blob
         self.diff_size = 0
         self._sources = sources
@@ -356,21 +388,25 @@ class _Splice:
 
     def _wheel_member(self, content: WheelMember) -> None:
         member = content.member
-        verified = _verified_chunks(content, self._sources)
         if member.size == 0 or member.method != DEFLATED:
             # What is stored in the zip has to be read once more, as a slice; wheels hold few such members.
-            for _ in verified:
+            for _ in _verified_chunks(content, self._sources):
                 pass
             self.content(Slice(sha256=content.wheel, offset=member.data_offset, length=member.size))
             return
         self.flush()
         self.blob.write(gzip_frame_head())
+        for chunk in _verified(content, self._copied(content)):
+            self._count(chunk)
+        self.blob.write(gzip_frame_tail(member.crc32, member.size))
+
+    def _copied(self, content: WheelMember) -> Iterator[bytes]:
+        """The member's deflate stream, which goes into the blob as it is, chunk by chunk."""
+        member = content.member
         compressed = Slice(sha256=content.wheel, offset=member.data_offset, length=member.compressed_size)
         for offset, chunk in self._sources.chunks(compressed):
             self.blob.refer(content.wheel, offset, chunk)
-        self.blob.write(gzip_frame_tail(member.crc32, member.size))
-        for chunk in verified:
-            self._count(chunk)
+            yield chunk
 
     def _stored(self, length: int, blocks: Iterator[tuple[int, bytes]], sha256: Sha256 | None) -> None:
         """One gzip member of stored blocks; `sha256` names the object where the blocks lie already, if any."""
@@ -406,7 +442,7 @@ def _header(entry: Entry, mtime: int) -> bytes:
     )
 
 
-def _write_plain(content: Content | None, blob: _Blob, sources: _Sources) -> None:
+def _write_plain(content: Content | None, blob: _Blob, sources: Sources) -> None:
     match content:
         case None:
             return
@@ -420,10 +456,16 @@ def _write_plain(content: Content | None, blob: _Blob, sources: _Sources) -> Non
                 blob.write(chunk)
 
 
-def _verified_chunks(content: WheelMember, sources: _Sources) -> Iterator[bytes]:
+def _verified_chunks(content: WheelMember, sources: Sources) -> Iterator[bytes]:
     """The member's content in chunks of at most 1 MiB; raises `wheel-refused` at the end if it is not RECORD's."""
+    member = content.member
+    compressed = Slice(sha256=content.wheel, offset=member.data_offset, length=member.compressed_size)
+    return _verified(content, (chunk for _, chunk in sources.chunks(compressed)))
+
+
+def _verified(content: WheelMember, compressed: Iterator[bytes]) -> Iterator[bytes]:
     digest = hashlib.new(content.algorithm)
-    for chunk in inflate(sources.stream(content.wheel), content.member, content.filename):
+    for chunk in inflate_chunks(compressed, content.member, content.filename):
         digest.update(chunk)
         yield chunk
     if digest.hexdigest() != content.digest_hex:
@@ -447,7 +489,7 @@ def _blocks(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _pieces(layer: Layer, objects: Objects) -> Iterator[bytes]:
     """The blob in the pieces of its recipe, none longer than 1 MiB."""
-    with _Sources(objects) as sources:
+    with Sources(objects) as sources:
         for piece in layer.pieces:
             for _, chunk in sources.chunks(piece):
                 yield chunk

@@ -29,6 +29,9 @@ _FEW_MODELS: Final = 4
 
 MODELS_PREFIX: Final = "opt/nnenv/models"
 
+SHARE: Final = "opt/nnenv/share/nnenv"
+"""Where the image keeps the harness, its cases and the lock."""
+
 
 class LayerKind(StrEnum):
     """What a layer is made of, which decides the procedure that makes it."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 from nnenv.errors import NnenvError, SeveralErrors
 from nnenv.formats.zip_gate import ZipMember
@@ -17,6 +18,8 @@ _DIRECTORY_MODE = 0o755
 _PATH_LIMIT = 4096
 _NAME_LIMIT = 255
 _WHITEOUT = ".wh."
+_LINKS_LIMIT = 40
+"""As in Linux (path_resolution(7))."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +116,50 @@ def collisions(trees: Mapping[str, Iterable[Entry]]) -> tuple[NnenvError, ...]:
         for entry in entries
     )
     return tuple(_merge(labelled)[1])
+
+
+def linked_file(path: str, entries: Mapping[str, Entry]) -> Entry | None:
+    """The file that opening `path` in a composed tree gives, hard and symbolic links followed; None without one.
+
+    Only the last part of a path is followed: in a composed tree nothing lies below a link.
+    """
+    for _ in range(_LINKS_LIMIT):
+        entry = entries.get(path)
+        if entry is None or entry.kind in ("file", "dir"):
+            return entry if entry is not None and entry.kind == "file" else None
+        absolute = entry.kind == "hardlink" or entry.target.startswith("/")
+        path = posixpath.normpath(posixpath.join("" if absolute else posixpath.dirname(path), entry.target.lstrip("/")))
+    return None
+
+
+def meanings(entries: Iterable[Entry]) -> bytes:
+    """What each path of a composed tree means, a line each: two trees agree about a path if their lines are equal.
+
+    A small stand-in for the entries: `disagree` finds with it what `collisions` would name.
+    """
+    return "\n".join(f"{entry.path}\t{_meaning(entry)}" for entry in entries).encode()
+
+
+def disagree(trees: Iterable[bytes]) -> bool:
+    """Whether `collisions` has anything to say of the trees with these `meanings`."""
+    known: dict[str, str] = {}
+    for tree in trees:
+        for line in tree.decode().split("\n"):
+            path, _, meaning = line.partition("\t")
+            if known.setdefault(path, meaning) != meaning:
+                return True
+    return False
+
+
+def _meaning(entry: Entry) -> str:
+    """Equal for entries that `_agree`, and for no others."""
+    mode = entry.mode if entry.kind == "dir" else 0
+    match entry.content:
+        case Slice() as content:
+            identity: tuple[object, ...] = ("slice", content.sha256, content.offset, content.length)
+        case content:
+            identity = cast("tuple[object, ...]", _identity(content) or ())
+    return " ".join(map(str, (entry.kind, mode, entry.uid, entry.gid, *identity, entry.target)))
 
 
 def _merge(entries: Iterable[Entry]) -> tuple[dict[str, Entry], list[NnenvError]]:

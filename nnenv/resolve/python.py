@@ -6,21 +6,19 @@ The order of candidates is: the old lock's pin, then newest version first; of on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from packaging.markers import Marker
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
-from packaging.utils import canonicalize_name
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 from resolvelib import AbstractProvider, BaseReporter, ResolutionImpossible, ResolutionTooDeep, Resolver
 
 from nnenv.errors import NnenvError
 from nnenv.resolve.python_catalog import WheelCatalog, WheelRecord
-from nnenv.resolve.python_offer import Offer, UsableWheel, offer_of, supports_python
+from nnenv.resolve.python_offer import Offer, UsableWheel, supports_python
+from nnenv.resolve.python_requirement import PythonMarker, PythonRequirement, read_requirement, specifier_set
 from nnenv.resolve.python_target import PythonTarget
 
 if TYPE_CHECKING:
@@ -64,6 +62,25 @@ class Wanted:
     """What is asked, as it was written; for what nothing can meet, why."""
     parent: str
     """`numpy 2.4.6`, or `model.toml`."""
+    met: dict[Version, bool] = field(default_factory=dict)
+    """Which versions meet it, as far as anybody asked."""
+
+    def is_met_by(self, version: Version) -> bool:
+        """Whether the version is in range."""
+        if version not in self.met:
+            same = self.exactly is None or self.exactly == version
+            self.met[version] = same and self.specifier.contains(version, prereleases=True)
+        return self.met[version]
+
+    @cached_property
+    def is_exact(self) -> bool:
+        """Whether it asks for one version."""
+        return self.exactly is not None or _pins_one(self.specifier)
+
+    @cached_property
+    def is_bounded(self) -> bool:
+        """Whether it says anything about the version."""
+        return bool(self.specifier)
 
     @cached_property
     def identifier(self) -> str:
@@ -179,13 +196,13 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
         self.catalog = catalog
         self.target = target
         self.policy = policy
-        self.pins = pins
+        # A lock may be older than the rules for versions: what is none prefers nothing.
+        self._pins = {name: _version_or_none(text) for name, text in pins.items()}
         self.constraints = self._by_name(policy.constraints)
         self.overrides = self._by_name(policy.overrides)
         self._offers: dict[str, Offer] = {}
-        self._fitting: dict[tuple[str, str], tuple[UsableWheel, ...]] = {}
+        self._fitting: dict[tuple[str, str], Iterable[tuple[Version, str]]] = {}
         self._dependencies: dict[tuple[str, tuple[str, ...]], list[Wanted]] = {}
-        self._satisfied: dict[tuple[Wanted, str], bool] = {}
         self._marker_results: dict[tuple[str, str], bool] = {}
 
     # resolvelib's interface
@@ -207,34 +224,34 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
             or (cause.parent is not None and identifier == cause.parent.identifier)
             for cause in backtrack_causes
         )
-        wanted = [entry.requirement for entry in information[identifier]]
-        exact = any(item.exactly is not None or _pins_one(item.specifier) for item in wanted)
-        return (not clashed, not exact, not any(item.specifier for item in wanted), identifier)
+        exact = bounded = False
+        for entry in information[identifier]:
+            exact = exact or entry.requirement.is_exact
+            bounded = bounded or entry.requirement.is_bounded
+        return (not clashed, not exact, not bounded, identifier)
 
     def find_matches(
         self,
         identifier: str,
         requirements: Mapping[str, Iterator[Wanted]],
         incompatibilities: Mapping[str, Iterator[Candidate]],
-    ) -> list[Candidate]:
+    ) -> Callable[[], Iterator[Candidate]]:
         name, extras = _split(identifier)
         if name == _NOTHING:
-            return []
-        wanted = list(requirements[identifier])
-        refused = {candidate.wheel.version for candidate in incompatibilities[identifier]}
-        wheels = [wheel for wheel in self._matching(name, wanted) if wheel.version not in refused]
-        pin = self.pins.get(name)
+            return lambda: iter(())
         # What other requirements on the bare name allow comes first, but the rest stays: leaving it out would hide
         # from resolvelib who is to blame when nothing is left.
         beside = list(requirements[name]) if extras and name in requirements else []
-        if pin or beside:
-            wheels.sort(key=lambda wheel: (not all(self._meets(item, wheel) for item in beside), wheel.text != pin))
-        if wheels:
-            self.catalog.expect(wheels[0].record)
-        return [Candidate(wheel=wheel, extras=extras) for wheel in wheels]
+        refused = {candidate.wheel.version for candidate in incompatibilities[identifier]}
+        wheels = self._wheels(name, list(requirements[identifier]), beside, refused)
+        candidates = _Remembered(Candidate(wheel=wheel, extras=extras) for wheel in wheels)
+        for first in candidates:
+            self.catalog.expect(first.wheel.record)
+            break
+        return candidates.__iter__
 
     def is_satisfied_by(self, requirement: Wanted, candidate: Candidate) -> bool:
-        return self._meets(requirement, candidate.wheel)
+        return requirement.is_met_by(candidate.wheel.version)
 
     def get_dependencies(self, candidate: Candidate) -> list[Wanted]:
         key = (candidate.wheel.record.filename, candidate.extras)
@@ -248,16 +265,15 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
 
     def roots(self, requirements: Iterable[str]) -> list[Wanted]:
         """The manifest's own requirements, as far as their markers hold."""
-        parsed = [Requirement(text) for text in requirements]
-        return [self._wanted(item, _ROOT) for item in parsed if self._applies(item, (), where=_ROOT)]
+        read = [(text, read_requirement(text)) for text in requirements]
+        return [self._wanted(text, item, _ROOT) for text, item in read if self._applies(item, (), where=_ROOT)]
 
-    def _wanted(self, requirement: Requirement, parent: str) -> Wanted:
-        name = canonicalize_name(requirement.name)
+    def _wanted(self, text: str, requirement: PythonRequirement, parent: str) -> Wanted:
         return Wanted(
-            name=name,
-            extras=tuple(sorted(canonicalize_name(extra) for extra in requirement.extras)),
-            specifier=self.overrides.get(name, requirement.specifier),
-            text=str(requirement),
+            name=requirement.name,
+            extras=requirement.extras,
+            specifier=self.overrides.get(requirement.name, requirement.specifier),
+            text=text,
             parent=parent,
         )
 
@@ -272,35 +288,36 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
         if not supports_python(metadata.requires_python, self.target):
             stated = f"(Requires-Python {metadata.requires_python})"
             return [_unmeetable(candidate, f"does not support Python {self.target.python} {stated}")]
+        parent = str(candidate)
         try:
             required = [
-                requirement
+                (text, requirement)
                 for text in metadata.requires
-                if self._applies(requirement := Requirement(text), candidate.extras, where=str(candidate))
+                if self._applies(requirement := read_requirement(text), candidate.extras, where=parent)
             ]
-        except (InvalidRequirement, NnenvError) as error:
+        # packaging's InvalidRequirement is a ValueError; naming it would cost its import in every run
+        except (ValueError, NnenvError) as error:
             return [_unmeetable(candidate, f"states a requirement that PEP 508 does not allow: {_first_line(error)}")]
-        for requirement in required:
-            if requirement.url and canonicalize_name(requirement.name) not in self.overrides:
+        for _, requirement in required:
+            if requirement.has_address and requirement.name not in self.overrides:
                 return [_unmeetable(candidate, f"asks for {requirement.name} by address, which a lock cannot hold")]
         base = [_same_version(candidate)] if candidate.extras else []
-        return base + [self._wanted(requirement, str(candidate)) for requirement in required]
+        return base + [self._wanted(text, requirement, parent) for text, requirement in required]
 
-    def _applies(self, requirement: Requirement, extras: tuple[str, ...], *, where: str) -> bool:
+    def _applies(self, requirement: PythonRequirement, extras: tuple[str, ...], *, where: str) -> bool:
         """Whether a candidate chosen for `extras` brings the requirement; what needs no extra comes with the base."""
-        marker = requirement.marker
-        if marker is None:
+        if requirement.marker is None:
             return not extras
-        text = str(marker)
-        if "extra" not in text:
-            return not extras and self._holds(text, marker, "", where)
-        return any(self._holds(text, marker, extra, where) for extra in (extras or ("",)))
+        if "extra" not in requirement.marker_text:
+            return not extras and self._holds(requirement.marker, requirement.marker_text, "", where)
+        wanted = extras or ("",)
+        return any(self._holds(requirement.marker, requirement.marker_text, extra, where) for extra in wanted)
 
-    def _holds(self, text: str, marker: Marker, extra: str, where: str) -> bool:
+    def _holds(self, marker: PythonMarker, text: str, extra: str, where: str) -> bool:
         key = (text, extra)
         if key not in self._marker_results:
             try:
-                result = marker.evaluate({**self.target.markers, "extra": extra})
+                result = marker.holds({**self.target.markers, "extra": extra})
             except (ValueError, KeyError) as error:
                 raise NnenvError(
                     "python-unsatisfiable",
@@ -316,10 +333,9 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
         """Ranges by name, of those whose markers hold on the target."""
         found: dict[str, SpecifierSet] = {}
         for text in requirements:
-            requirement = Requirement(text)
-            if requirement.marker is None or requirement.marker.evaluate({**self.target.markers, "extra": ""}):
-                name = canonicalize_name(requirement.name)
-                found[name] = found.get(name, SpecifierSet()) & requirement.specifier
+            requirement = read_requirement(text)
+            if requirement.marker is None or requirement.marker.holds({**self.target.markers, "extra": ""}):
+                found[requirement.name] = found.get(requirement.name, specifier_set("")) & requirement.specifier
         return found
 
     # Wheels
@@ -327,45 +343,62 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
     def offer(self, name: str) -> Offer:
         """The usable wheels of `name`."""
         if name not in self._offers:
-            self._offers[name] = offer_of(self.catalog.project(name), self.target, self.policy.exclude_newer)
+            self._offers[name] = Offer(self.catalog.project(name), self.target, self.policy.exclude_newer)
         return self._offers[name]
 
     def range_of(self, name: str, wanted: Iterable[Wanted]) -> SpecifierSet:
         """All that is asked of the versions of `name`; an override stands instead of requirements and constraints."""
         if name in self.overrides:
             return self.overrides[name]
-        specifier = self.constraints.get(name, SpecifierSet())
+        specifier = self.constraints.get(name, specifier_set(""))
         for item in wanted:
-            specifier &= item.specifier
+            if item.is_bounded:
+                specifier = specifier & item.specifier if specifier else item.specifier
         return specifier
 
-    def _matching(self, name: str, wanted: Sequence[Wanted]) -> tuple[UsableWheel, ...]:
-        """The wheels that meet everything in `wanted`, newest first."""
+    def _wheels(
+        self, name: str, wanted: Sequence[Wanted], beside: Sequence[Wanted], refused: set[Version]
+    ) -> Iterator[UsableWheel]:
+        """The wheels that meet everything in `wanted`, in the order in which they are tried."""
+        offer = self.offer(name)
         exact = {item.exactly for item in wanted if item.exactly is not None}
         if exact:
             # A sibling was chosen in this version, by all the rules: only what is asked here counts.
-            return tuple(
-                wheel
-                for wheel in self.offer(name).wheels
-                if exact == {wheel.version} and all(self._meets(item, wheel) for item in wanted)
+            accepts_yanked = True
+            versions: Iterable[tuple[Version, str]] = (
+                (version, text)
+                for version, text in offer.versions()
+                if exact == {version} and all(item.is_met_by(version) for item in wanted)
             )
-        specifier = self.range_of(name, wanted)
+        else:
+            specifier = self.range_of(name, wanted)
+            # PEP 592: a yanked file may be used where `==` or `===` asks for exactly it.
+            accepts_yanked = _pins_one(specifier)
+            versions = self._fitting_versions(name, specifier)
+        for version, text in self._in_order(name, versions, beside):
+            wheel = offer.wheel(text) if version not in refused else None
+            if wheel is not None and (accepts_yanked or not wheel.record.yanked):
+                yield wheel
+
+    def _in_order(
+        self, name: str, versions: Iterable[tuple[Version, str]], beside: Sequence[Wanted]
+    ) -> Iterable[tuple[Version, str]]:
+        """First what `beside` allows too, of equals first the pinned version, then the newest."""
+        pin = self._pins.get(name)
+        if pin is None and not beside:
+            return versions
+        return sorted(versions, key=lambda item: (not all(one.is_met_by(item[0]) for one in beside), item[0] != pin))
+
+    def _fitting_versions(self, name: str, specifier: SpecifierSet) -> Iterable[tuple[Version, str]]:
         key = (name, str(specifier))
         if key not in self._fitting:
-            self._fitting[key] = self._fitting_wheels(name, specifier)
+            welcome = self.welcomes_prereleases(name, specifier)
+            self._fitting[key] = _Remembered(
+                (version, text)
+                for version, text in self.offer(name).versions()
+                if (welcome or not version.is_prerelease) and specifier.contains(version, prereleases=True)
+            )
         return self._fitting[key]
-
-    def _fitting_wheels(self, name: str, specifier: SpecifierSet) -> tuple[UsableWheel, ...]:
-        pinned = _pins_one(specifier)
-        welcome = self.welcomes_prereleases(name, specifier)
-        return tuple(
-            wheel
-            for wheel in self.offer(name).wheels
-            if (welcome or not wheel.version.is_prerelease)
-            # PEP 592: a yanked file may be used where `==` or `===` asks for exactly it.
-            and (pinned or not wheel.record.yanked)
-            and specifier.contains(wheel.version, prereleases=True)
-        )
 
     def welcomes_prereleases(self, name: str, specifier: SpecifierSet) -> bool:
         """PEP 440 "Handling of pre-releases": only where asked for, or where nothing else exists.
@@ -373,16 +406,36 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
         "Nothing else" is taken of the whole project and not of the range, so that a conflict never ends in a
         pre-release that nobody asked for.
         """
-        if name in self.policy.prereleases or specifier.prereleases:
-            return True
-        return all(wheel.version.is_prerelease for wheel in self.offer(name).wheels)
+        return name in self.policy.prereleases or bool(specifier.prereleases) or not self.offer(name).has_final
 
-    def _meets(self, wanted: Wanted, wheel: UsableWheel) -> bool:
-        key = (wanted, wheel.text)
-        if key not in self._satisfied:
-            same = wanted.exactly is None or wanted.exactly == wheel.version
-            self._satisfied[key] = same and wanted.specifier.contains(wheel.version, prereleases=True)
-        return self._satisfied[key]
+
+Item = TypeVar("Item")
+
+
+class _Remembered(Generic[Item]):
+    """What an iterator yields, each item made once, when the first reader gets there."""
+
+    def __init__(self, source: Iterator[Item]) -> None:
+        self._source = source
+        self._seen: list[Item] = []
+
+    def __iter__(self) -> Iterator[Item]:
+        position = 0
+        while True:
+            while position < len(self._seen):
+                yield self._seen[position]
+                position += 1
+            try:
+                self._seen.append(next(self._source))
+            except StopIteration:
+                return
+
+
+def _version_or_none(text: str) -> Version | None:
+    try:
+        return Version(text)
+    except InvalidVersion:
+        return None
 
 
 def _same_version(candidate: Candidate) -> Wanted:
@@ -390,7 +443,7 @@ def _same_version(candidate: Candidate) -> Wanted:
     wheel = candidate.wheel
     return Wanted(
         name=wheel.record.project,
-        specifier=SpecifierSet(),
+        specifier=specifier_set(""),
         exactly=wheel.version,
         text=f"{wheel.record.project}=={wheel.text}",
         parent=f"{candidate.identifier} {wheel.text}",
@@ -398,7 +451,7 @@ def _same_version(candidate: Candidate) -> Wanted:
 
 
 def _unmeetable(candidate: Candidate, why: str) -> Wanted:
-    return Wanted(name=_NOTHING, specifier=SpecifierSet(), text=why, parent=str(candidate))
+    return Wanted(name=_NOTHING, specifier=specifier_set(""), text=why, parent=str(candidate))
 
 
 def _first_line(error: Exception) -> str:
@@ -415,6 +468,8 @@ _MOST_LINES: Final = 12
 
 def _impossible(causes: Iterable[RequirementInformation[Wanted, Candidate]], provider: _Provider) -> NnenvError:
     """The clash in the words of the packages that made it, with why other versions do not help."""
+    from packaging.requirements import Requirement
+
     asked: dict[str, list[Wanted]] = {}
     sentences = set()
     for cause in causes:
@@ -424,7 +479,7 @@ def _impossible(causes: Iterable[RequirementInformation[Wanted, Candidate]], pro
             sentences.add(f"{wanted.parent} {wanted.text}")
         else:
             asked.setdefault(wanted.name, []).append(wanted)
-            sentences.add(f"{wanted.parent} needs {wanted.text}")
+            sentences.add(f"{wanted.parent} needs {Requirement(wanted.text)}")
     names = sorted(asked)
     because = sorted(sentences)[:_MOST_LINES]
     if len(sentences) > _MOST_LINES:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,16 +29,37 @@ class WheelRecord:
     """RFC 3339 UTC, or empty."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Project:
-    """Everything a source offers under one name."""
+class Project(Protocol):
+    """Everything a source offers under one name; pages are long, so nothing is read before somebody asks."""
 
-    name: str
-    wheels: tuple[WheelRecord, ...]
-    sdists: tuple[str, ...] = ()
-    """File names of source distributions, for explanations only: nnenv builds none."""
-    known: bool = False
-    """Whether a source has a page for the name, even one without files."""
+    @property
+    def name(self) -> str:
+        """Normalised (PEP 503)."""
+        ...
+
+    @property
+    def known(self) -> bool:
+        """Whether a source has a page for the name, even one without files."""
+        ...
+
+    @property
+    def versions(self) -> Sequence[str]:
+        """The versions (PEP 440) of all wheels that some target might use, newest first, each in one spelling."""
+        ...
+
+    def wheels_of(self, version: str) -> Sequence[WheelRecord]:
+        """The wheels of one of `versions`."""
+        ...
+
+    @property
+    def misnamed(self) -> Sequence[WheelRecord]:
+        """Wheels whose file names state a version that PEP 440 does not allow, for explanations."""
+        ...
+
+    @property
+    def other_names(self) -> Sequence[str]:
+        """Names of source distributions and of wheels that no target can use, for explanations."""
+        ...
 
 
 class WheelCatalog(Protocol):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Final
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from nnenv.formats.core_metadata import normal_name
 from nnenv.resolve.python_catalog import Project, WheelRecord
 from nnenv.resolve.python_target import PythonTarget
 
@@ -21,6 +23,7 @@ _WHEEL: Final = re.compile(
 
 _LONGEST_NAME: Final = 255
 """Bytes that a file system takes."""
+_MISNAMED: Final = "files whose names follow no known wheel naming"
 
 Rank = tuple[int, tuple[int, str], str]
 """Smaller is better: tag, build number, file name."""
@@ -36,65 +39,88 @@ class UsableWheel:
     """The version in its normal spelling."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Offer:
-    """What one project has for a target."""
+    """What one project has for a target, newest version first, and looked at no further than asked.
 
-    wheels: tuple[UsableWheel, ...]
-    """Newest version first, one wheel each."""
-    rejected: Mapping[str, int]
-    """Why other files cannot be used, and how many, for explanations."""
-    known: bool
-    """Whether any source knows the name."""
-
-
-def offer_of(project: Project, target: PythonTarget, exclude_newer: str) -> Offer:
-    """The usable wheels of `project`; the order of its files does not matter.
-
-    Of one version the wheel with the best tag counts (PEP 425), then the highest build number (PEP 427).
-    Files uploaded after `exclude_newer` (RFC 3339 UTC), or at an unknown time, do not exist; "" lets all exist.
+    Of one version the wheel with the best tag counts (PEP 425), then the highest build number (PEP 427); the order of
+    the project's files does not matter. Files uploaded after `exclude_newer` (RFC 3339 UTC), or at an unknown time,
+    do not exist; "" lets all exist.
     """
-    judge = _Judge(project.name, target, exclude_newer)
-    best: dict[Version, tuple[Rank, WheelRecord]] = {}
-    rejected: dict[str, int] = {}
-    for record in project.wheels:
-        verdict = judge.verdict(record)
-        if isinstance(verdict, str):
-            rejected[verdict] = rejected.get(verdict, 0) + 1
-            continue
-        version, rank = verdict
-        if version not in best or rank < best[version][0]:
-            best[version] = (rank, record)
-    if project.sdists:
-        rejected["source distributions (nnenv builds none)"] = len(project.sdists)
-    return Offer(
-        wheels=tuple(
-            UsableWheel(record=best[version][1], version=version, text=str(version))
-            for version in sorted(best, reverse=True)
-        ),
-        rejected=rejected,
-        known=bool(project.wheels or project.sdists or project.known),
-    )
+
+    def __init__(self, project: Project, target: PythonTarget, exclude_newer: str) -> None:
+        self._project = project
+        self._judge = _Judge(project.name, target, exclude_newer)
+        self._usable: dict[str, UsableWheel | None] = {}
+
+    @property
+    def known(self) -> bool:
+        """Whether any source knows the name."""
+        return self._project.known
+
+    def versions(self) -> Iterator[tuple[Version, str]]:
+        """Each version that may have a usable wheel, and its text: a key for `wheel`."""
+        return ((_version(text), text) for text in self._project.versions)
+
+    def wheel(self, text: str) -> UsableWheel | None:
+        """The best wheel of a version, if the target can use any."""
+        if text not in self._usable:
+            self._usable[text] = self._best(text)
+        return self._usable[text]
+
+    @cached_property
+    def wheels(self) -> tuple[UsableWheel, ...]:
+        """The best wheels of all versions: a look at every file, for explanations."""
+        return tuple(wheel for _, text in self.versions() if (wheel := self.wheel(text)))
+
+    @cached_property
+    def rejected(self) -> Mapping[str, int]:
+        """Why other files cannot be used, and how many: a look at every file, for explanations."""
+        project = self._project
+        reasons = [self._judge.verdict(wheel) for text in project.versions for wheel in project.wheels_of(text)]
+        reasons += [self._judge.verdict(wheel) for wheel in project.misnamed]
+        reasons += [self._judge.name(name) for name in project.other_names]
+        return Counter(reason for reason in reasons if isinstance(reason, str))
+
+    @cached_property
+    def has_final(self) -> bool:
+        """Whether any usable wheel is not of a pre-release."""
+        return any(not version.is_prerelease and self.wheel(text) for version, text in self.versions())
+
+    def _best(self, text: str) -> UsableWheel | None:
+        best: tuple[Rank, WheelRecord] | None = None
+        for record in self._project.wheels_of(text):
+            rank = self._judge.verdict(record)
+            if not isinstance(rank, str) and (best is None or rank < best[0]):
+                best = (rank, record)
+        if best is None:
+            return None
+        # Of two spellings of one version (1.0 and 1.0.0) the chosen file's.
+        return UsableWheel(record=best[1], version=_version(text), text=str(_version(best[1].version)))
+
+
+@cache
+def _version(text: str) -> Version:
+    return Version(text)
 
 
 @dataclass(slots=True)
 class _Judge:
-    """Judges the wheels of one project; remembers what many of their names share."""
+    """Judges the files of one project; remembers what many of their names share."""
 
     project: str
     target: PythonTarget
     exclude_newer: str
     _tags: dict[tuple[str, str, str], int | str] = field(default_factory=dict)
-    _versions: dict[str, Version | None] = field(default_factory=dict)
+    _versions: dict[str, bool] = field(default_factory=dict)
     _pythons: dict[str, bool | None] = field(default_factory=dict)
     _names: dict[str, bool] = field(default_factory=dict)
 
-    def verdict(self, record: WheelRecord) -> tuple[Version, Rank] | str:
-        """Version and rank, or why the wheel cannot be used."""
-        match = _WHEEL.fullmatch(record.filename) if len(record.filename) <= _LONGEST_NAME else None
+    def verdict(self, record: WheelRecord) -> Rank | str:
+        """Its rank, or why the wheel cannot be used."""
+        match = _match(record.filename)
         if match is None:
-            return "files whose names follow no known wheel naming"
-        name, version_text, build, *tags = match.groups()
+            return _MISNAMED
+        name, version, build, *tags = match.groups()
         rank = self._tag_rank((tags[0], tags[1], tags[2]))
         if isinstance(rank, str):
             return rank
@@ -102,12 +128,23 @@ class _Judge:
             return "files of another project"
         if self.exclude_newer and not "" < record.upload_time <= self.exclude_newer:
             return f"files newer than {self.exclude_newer}, or of unknown age"
-        version, supported = self._version(version_text), self._supports(record.requires_python)
-        if version is None or supported is None:
+        supported = self._supports(record.requires_python)
+        if not self._is_version(version) or supported is None:
             return "wheels whose version or Requires-Python PEP 440 does not allow"
         if not supported:
             return f"wheels that do not support Python {self.target.python}"
-        return version, (rank, _build_order(build or ""), record.filename)
+        return rank, _build_order(build or ""), record.filename
+
+    def name(self, filename: str) -> str:
+        """Why a file that no target can use is not used, by its name alone."""
+        if not filename.endswith(".whl"):
+            return "source distributions (nnenv builds none)"
+        match = _match(filename)
+        if match is None:
+            return _MISNAMED
+        reason = self._tag_rank((match[4], match[5], match[6]))
+        assert isinstance(reason, str), filename
+        return reason
 
     def _tag_rank(self, tags: tuple[str, str, str]) -> int | str:
         if tags not in self._tags:
@@ -116,21 +153,26 @@ class _Judge:
 
     def _is_own(self, name: str) -> bool:
         if name not in self._names:
-            self._names[name] = canonicalize_name(name) == self.project
+            self._names[name] = normal_name(name) == self.project
         return self._names[name]
 
-    def _version(self, text: str) -> Version | None:
+    def _is_version(self, text: str) -> bool:
         if text not in self._versions:
             try:
-                self._versions[text] = Version(text)
+                Version(text)
+                self._versions[text] = True
             except InvalidVersion:
-                self._versions[text] = None
+                self._versions[text] = False
         return self._versions[text]
 
     def _supports(self, requires_python: str) -> bool | None:
         if requires_python not in self._pythons:
             self._pythons[requires_python] = supports_python(requires_python, self.target)
         return self._pythons[requires_python]
+
+
+def _match(filename: str) -> re.Match[str] | None:
+    return _WHEEL.fullmatch(filename) if len(filename) <= _LONGEST_NAME else None
 
 
 def supports_python(requires_python: str, target: PythonTarget) -> bool | None:

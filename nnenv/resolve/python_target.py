@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+RUNTIME: Final = ("numpy", "onnxruntime")
+"""What the standard inference test needs inside an image that holds ONNX models."""
+
 _LEGACY: Final = {
     "x86_64": {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"},
     "aarch64": {17: "manylinux2014"},
@@ -52,15 +55,20 @@ class PythonTarget:
     @cached_property
     def tags(self) -> dict[str, int]:
         """Wheel tag -> rank, best first (PEP 425 order, platforms by PEP 600 from the target's glibc down)."""
-        from packaging import tags
-
-        major, minor = (int(part) for part in self.minor.split("."))
+        minor = int(self.minor.split(".")[1])
         platforms = list(self._platforms())
+        own = f"cp3{minor}"
+        pythons = [f"py3{minor}", "py3", *(f"py3{older}" for older in range(minor - 1, -1, -1))]
+        interpreters = [f"{own}-{own}", f"{own}-abi3", f"{own}-none"]
+        # Wheels for the stable ABI run on later interpreters too; it began with 3.2 (PEP 384).
+        interpreters += [f"cp3{older}-abi3" for older in range(minor - 1, 1, -1)]
         ordered = [
-            *tags.cpython_tags((major, minor), [f"cp{major}{minor}"], platforms),
-            *tags.compatible_tags((major, minor), f"cp{major}{minor}", platforms),
+            *(f"{interpreter}-{platform}" for interpreter in interpreters for platform in platforms),
+            *(f"{python}-none-{platform}" for python in pythons for platform in platforms),
+            f"{own}-none-any",
+            *(f"{python}-none-any" for python in pythons),
         ]
-        return {str(tag): rank for rank, tag in enumerate(dict.fromkeys(ordered))}
+        return {tag: rank for rank, tag in enumerate(ordered)}
 
     def _platforms(self) -> Iterator[str]:
         major, minor = (int(part) for part in self.glibc.split("."))

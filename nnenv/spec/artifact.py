@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NewType
 
-Sha256 = NewType("Sha256", str)
-"""64 lower-case hexadecimal digits."""
+from nnenv.spec.digest import Sha256, sha256_of
 
-_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
-
-
-def sha256_of(text: str) -> Sha256:
-    """`text` as a Sha256; ValueError if it is not 64 lower-case hex digits."""
-    if not _SHA256.match(text):
-        raise ValueError(f"not a sha256: {text[:80]!r}")
-    return Sha256(text)
+__all__ = ["Artifact", "Kind", "Sha256", "sha256_of"]
 
 
 class Kind(StrEnum):

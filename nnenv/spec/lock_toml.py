@@ -15,7 +15,6 @@ from nnenv.errors import NnenvError
 from nnenv.spec import canonical_toml
 from nnenv.spec.artifact import Artifact, Kind, Sha256, sha256_of
 from nnenv.spec.lockfile import (
-    LOCK_NAME,
     LOCK_VERSION,
     CaseLock,
     FileLock,
@@ -28,6 +27,7 @@ from nnenv.spec.lockfile import (
     artifact_order,
     digests_used,
 )
+from nnenv.spec.names import LOCK_NAME
 
 SIZE_LIMIT: Final = 64 << 20
 """Bytes; a lock of 10,000 artifacts is under 10 MB."""

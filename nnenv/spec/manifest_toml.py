@@ -122,8 +122,8 @@ def _case(table: _Table) -> CaseSpec:
 def _requires(table: _Table) -> Requires:
     requires = Requires(
         python=table.string("python", _python, default=""),
-        packages=table.strings("packages", normal_requirement, same=_requirement_identity),
-        system=table.strings("system", _debian_package, same=_debian_identity),
+        packages=table.strings("packages", normal_requirement, same=requirement_identity),
+        system=table.strings("system", debian_package, same=debian_identity),
     )
     table.close()
     return requires
@@ -138,8 +138,8 @@ def _target(name: str, table: _Table, models: Sequence[str]) -> TargetSpec:
         python=table.string("python", _python, default=""),
         models=table.strings("models", _choice(models), same=str, least=1) or tuple(models),
         requires=Additions(
-            packages=additions.strings("packages", normal_requirement, same=_requirement_identity),
-            system=additions.strings("system", _debian_package, same=_debian_identity),
+            packages=additions.strings("packages", normal_requirement, same=requirement_identity),
+            system=additions.strings("system", debian_package, same=debian_identity),
         ),
     )
     additions.close()
@@ -169,8 +169,8 @@ def _policy(table: _Table) -> Policy:
     policy = Policy(
         exclude_newer=table.string("exclude-newer", _moment, default=""),
         minimum_age=table.string("minimum-age", _age, default=""),
-        constraints=table.strings("constraints", _range, same=_requirement_identity),
-        overrides=table.strings("overrides", _range, same=_requirement_identity),
+        constraints=table.strings("constraints", _range, same=requirement_identity),
+        overrides=table.strings("overrides", _range, same=requirement_identity),
         allow_prereleases=table.strings("allow-prereleases", _distribution, same=str),
     )
     table.later(("licences",), "is not supported by this version of nnenv")
@@ -291,15 +291,16 @@ def _no_requirement(text: str, reason: str) -> RuleError:
 
 
 def _spelled(name: str, extras: Sequence[str] | set[str], clauses: Sequence[str]) -> str:
-    names = sorted({_normal_name(extra) for extra in extras})
-    return _normal_name(name) + (f"[{','.join(names)}]" if names else "") + ",".join(sorted(set(clauses)))
+    names = sorted({normal_name(extra) for extra in extras})
+    return normal_name(name) + (f"[{','.join(names)}]" if names else "") + ",".join(sorted(set(clauses)))
 
 
-def _normal_name(name: str) -> str:
+def normal_name(name: str) -> str:
+    """The name of a distribution or extra as PEP 503 has it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _requirement_identity(requirement: str) -> str:
+def requirement_identity(requirement: str) -> str:
     """What may stand once in a list: the same name twice is a mistake unless markers tell the two apart."""
     name = re.match(r"[a-z0-9-]+", requirement)
     return f"{name[0] if name else requirement};{requirement.partition(';')[2]}"
@@ -402,16 +403,18 @@ _debian_name = _like(
 _distribution_name = _like(rules.DISTRIBUTION, "a package's name", "write the name alone, without version or extras")
 
 
-def _debian_package(text: str) -> str:
+def debian_package(text: str) -> str:
+    """`text` if it names a Debian package, with a relation to a version or without; raises RuleError if not."""
     return _debian_name(text)
 
 
-def _debian_identity(text: str) -> str:
+def debian_identity(text: str) -> str:
+    """What may stand once in a list: the name."""
     return text.partition(" ")[0]
 
 
 def _distribution(text: str) -> str:
-    return _normal_name(_distribution_name(text))
+    return normal_name(_distribution_name(text))
 
 
 def _one_line(text: str) -> str:

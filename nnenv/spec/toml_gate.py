@@ -146,12 +146,12 @@ _LONG_BASIC = r'"""(?>(?:[^"\\]++|\\[\s\S]|"{1,2}(?!"))*)"{3,5}'
 _LONG_LITERAL = r"'''(?>(?:[^']++|'{1,2}(?!'))*)'{3,5}"
 _PART = rf"(?:[A-Za-z0-9_-]++|{_BASIC}|{_LITERAL})"
 _PARTS = re.compile(_PART)
-_KEY = re.compile(rf"({_PART}(?>(?:[ \t]*+\.[ \t]*+{_PART})*))[ \t]*+")
-_SCALAR = re.compile(rf"{_LONG_BASIC}|{_LONG_LITERAL}|{_BASIC}|{_LITERAL}|[A-Za-z0-9_+.:-]++")
+KEY = re.compile(rf"({_PART}(?>(?:[ \t]*+\.[ \t]*+{_PART})*))[ \t]*+")
+SCALAR = re.compile(rf"{_LONG_BASIC}|{_LONG_LITERAL}|{_BASIC}|{_LITERAL}|[A-Za-z0-9_+.:-]++")
 # A date and its time may be parted by one space.
 _TIME = re.compile(r" [0-9][A-Za-z0-9_+.:-]*+")
 _OPENING = re.compile(r"\[\[?+[ \t]*+")
-_BLANK = re.compile(r"(?>(?:[ \t\n]++|#[^\n]*+)*)")
+BLANK = re.compile(r"(?>(?:[ \t\n]++|#[^\n]*+)*)")
 _SPACE = re.compile(r"[ \t]*+")
 _END_OF_LINE = re.compile(r"(?>(?:#[^\n]*+)?)(?:\n|\Z)")
 _ESCAPE = re.compile(r'\\(?:([btnfr"\\])|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8}))')
@@ -180,7 +180,7 @@ class _Scan:
 
     def statement(self) -> bool:
         """Scan one statement; False at the end of the text."""
-        self._skip(_BLANK)
+        self._skip(BLANK)
         if self._position == len(self._text):
             return False
         if self._text[self._position] == "[":
@@ -222,7 +222,7 @@ class _Scan:
 
     def _scalar(self) -> str:
         """Scan a string, number, boolean or date."""
-        match = _SCALAR.match(self._text, self._position)
+        match = SCALAR.match(self._text, self._position)
         if match is None:
             self._not_toml("expected a value on the line of its key, and quotes that close")
         scalar = match[0]
@@ -239,7 +239,7 @@ class _Scan:
         dots: list[int] = []  # one count for each open bracket: dots of the key that stands in it
         index = -1
         while True:
-            self._skip(_BLANK)
+            self._skip(BLANK)
             token = self._text[self._position : self._position + 1]
             if len(dots) == 1 and is_array and token not in ("]", ",", "}", "="):
                 index += 1
@@ -279,10 +279,10 @@ class _Scan:
 
     def _key(self) -> KeyPath:
         """Scan a dotted key and the space after it; its parts, within the limits."""
-        match = _KEY.match(self._text, self._position)
+        match = KEY.match(self._text, self._position)
         if match is None:
             self._not_toml("expected a key, a [table] or a # comment")
-        parts = _parts(match[1])
+        parts = parts_of(match[1])
         self._check_parts(len(parts))
         self._count_parts(len(parts))
         for part in parts:
@@ -341,7 +341,7 @@ class _Scan:
         raise NnenvError(self._code, what, where=f"{self._filename}:{self._line_at(offset)}:{column}", fix=[fix])
 
 
-def _parts(dotted: str) -> KeyPath:
+def parts_of(dotted: str) -> KeyPath:
     """The parts of a dotted key."""
     if '"' in dotted or "'" in dotted:
         return tuple(_unquoted(part) for part in _PARTS.findall(dotted))

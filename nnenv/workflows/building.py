@@ -1,39 +1,35 @@
-"""`nnenv build`: from model.lock to an image, bit for bit; nothing is resolved here."""
+"""`nnenv build`: from model.lock to an image, bit for bit; nothing is resolved here.
+
+Here: what a build that changes nothing needs, which is little. How an image is made: `assembling`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
+from nnenv import __version__
 from nnenv.adapters.files import compare_and_swap, stream_atomically
-from nnenv.errors import NnenvError, SeveralErrors
-from nnenv.formats.oci import (
-    ConfigLayer,
-    Execution,
-    ManifestLayer,
-    canonical_json,
-    document_digest,
-    image_config,
-    image_manifest,
-)
-from nnenv.image.archive import ImageDocuments, hybrid_tar
-from nnenv.image.layers import Layer, read_layer
-from nnenv.image.plan import RECIPE, plan_layers
-from nnenv.image.tree import collisions
+from nnenv.errors import NnenvError
+from nnenv.image.plan import RECIPE, SHARE
 from nnenv.spec.artifact import Artifact
+from nnenv.spec.digest import Sha256
 from nnenv.spec.lock_toml import write_lock
-from nnenv.spec.lockfile import LOCK_NAME, ImageLock, LayerLock, Lockfile, TargetLock
+from nnenv.spec.lockfile import ImageLock, LayerLock, Lockfile, TargetLock
+from nnenv.spec.names import LOCK_NAME
 from nnenv.workflows.fetching import fetch_locked
 from nnenv.workflows.inputs import read_inputs
-from nnenv.workflows.layering import SHARE, LayerMaker
 from nnenv.workflows.locking import stale, stale_reasons
 from nnenv.workflows.session import Session
+from nnenv.workflows.targets import chosen_targets
 
 if TYPE_CHECKING:
     from nnenv.adapters.docker_engine import DockerEngine
+    from nnenv.image.archive import ImageDocuments
+    from nnenv.workflows.layering import LayerMaker
 
 ENVIRONMENT: Final[Mapping[str, str]] = {
     "HF_HUB_OFFLINE": "1",
@@ -44,6 +40,8 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
     "TRANSFORMERS_OFFLINE": "1",
 }
 """Of every image, under what model.toml adds: hubs stay offline, because everything needed is inside."""
+
+_RECORD: Final = "image"
 
 SELF_TEST: Final = ("/opt/nnenv/bin/python3", f"/{SHARE}/harness.py")
 """The image's default command: the standard inference test."""
@@ -76,7 +74,10 @@ class Built:
     """One target's image."""
 
     target: str
-    documents: ImageDocuments
+    reference: str
+    """`name:tag`."""
+    image: ImageLock
+    """As the lock has it now."""
     expected: bool
     """Whether the lock already held this image's digest; False after a first build."""
     delivered: tuple[str, ...] = ()
@@ -91,21 +92,8 @@ def checked_lock(session: Session, *, frozen: bool) -> Lockfile:
         reasons = stale_reasons(manifest, read_inputs(session, manifest), lockfile)
         if reasons:
             raise stale(reasons)
+    session.remember_project()
     return lockfile
-
-
-def chosen_targets(lockfile: Lockfile, names: Sequence[str]) -> tuple[TargetLock, ...]:
-    """The targets of those names, all without names; NnenvError `target-unknown`."""
-    known = [target.name for target in lockfile.targets]
-    for name in names:
-        if name not in known:
-            raise NnenvError(
-                "target-unknown",
-                f"{LOCK_NAME} has no target {name}",
-                because=[f"it has {', '.join(known)}"],
-                fix=["name one of these, or add it to model.toml and run `nnenv lock`"],
-            )
-    return tuple(target for target in lockfile.targets if not names or target.name in names)
 
 
 def build_targets(
@@ -117,17 +105,24 @@ def build_targets(
     accept_new_image: bool = False,
 ) -> list[Built]:
     """Build, deliver, and note in the lock what was built for the first time."""
+    lockfile = checked_lock(session, frozen=frozen)
+    targets = chosen_targets(lockfile, names)
+    _check_output_count(outputs, targets)
     built = []
-    for target in chosen_targets(checked_lock(session, frozen=frozen), names):
-        lockfile = session.lockfile()
-        _check_output_count(outputs, names, lockfile)
-        _, documents = assemble(session, lockfile, target, accept_new_image=accept_new_image)
-        expected = target.image is not None and target.image.manifest == documents.manifest_digest
+    for target in targets:
+        making = _Making(session, lockfile, target, accept_new_image)
+        expected = making.image == target.image
         if not expected:
-            _remember(session, lockfile, target, documents)
-        delivered = [_deliver(session, documents, output) for output in outputs or _default_outputs()]
+            lockfile = _note(session, lockfile, target, making.image)
+        delivered = [making.deliver(output) for output in outputs or _default_outputs()]
         built.append(
-            Built(target=target.name, documents=documents, expected=expected, delivered=tuple(filter(None, delivered)))
+            Built(
+                target=target.name,
+                reference=image_reference(lockfile, target),
+                image=making.image,
+                expected=expected,
+                delivered=tuple(delivered),
+            )
         )
     return built
 
@@ -139,127 +134,90 @@ def assemble(
 
     Raises NnenvError `image-mismatch`, naming the layer, if it is not the image that the lock expects.
     """
-    if target.image is not None and target.image.recipe != RECIPE and not accept_new_image:
-        raise _other_recipe(target, target.image)
-    fetch_locked(session, lockfile.artifacts_of(target), target.os)
-    maker = LayerMaker(session, lockfile, target)
-    plans = plan_layers(lockfile, target)
-    task = session.progress.start(f"build {target.name}", sum(a.size for p in plans for a in p.artifacts) or None)
-    try:
-        layers = maker.layers(lambda plan: task.advance(sum(artifact.size for artifact in plan.artifacts)))
-    finally:
-        task.finish()
-    _refuse_collisions(session, maker, layers)
-    documents = _documents(lockfile, target, layers)
-    if target.image is not None and not accept_new_image:
-        _insist_on_expected(target, target.image, documents)
-    return maker, documents
+    from nnenv.workflows.assembling import assembled
+
+    return assembled(session, lockfile, target, accept_new_image=accept_new_image)
 
 
-def read_blob(session: Session) -> Callable[[Layer], Iterator[bytes]]:
-    """How outputs read a layer's bytes: from the store, verified."""
-    return lambda layer: read_layer(layer, session.store)
+def image_reference(lockfile: Lockfile, target: TargetLock) -> str:
+    """What engines call the target's image, `name:tag`."""
+    project = lockfile.manifest["project"]
+    assert isinstance(project, Mapping)
+    return f"{project['name']}:{project['version']}-{target.name}".replace("+", "_")
 
 
-def _documents(lockfile: Lockfile, target: TargetLock, layers: tuple[Layer, ...]) -> ImageDocuments:
-    architecture = target.platform.removeprefix("linux/")
-    config = image_config(
-        architecture=architecture,
-        created=target.moment,
-        layers=[ConfigLayer(diff_id=layer.diff_id, title=layer.title) for layer in layers],
-        execution=_execution(lockfile, target),
-    )
-    manifest = image_manifest(
-        config_digest=document_digest(config),
-        config_size=len(config),
-        layers=[
-            ManifestLayer(media_type=layer.media_type, digest=layer.digest, size=layer.size, title=layer.title)
-            for layer in layers
-        ],
-    )
-    project = _section(lockfile, "project")
-    return ImageDocuments(
-        config=config,
-        manifest=manifest,
-        layers=layers,
-        architecture=architecture,
-        reference=f"{project['name']}:{project['version']}-{target.name}".replace("+", "_"),
-    )
+class _Making:
+    """One target's image on its way: known from an earlier build, or assembled; documents are made when needed."""
+
+    def __init__(self, session: Session, lockfile: Lockfile, target: TargetLock, accept_new_image: bool) -> None:
+        self._session = session
+        self._lockfile = lockfile
+        self._target = target
+        self._accept_new_image = accept_new_image
+        self._documents: ImageDocuments | None = None
+        self.image = self._known() or self._assembled_image()
+
+    def deliver(self, output: Output) -> str:
+        """Bring the image there; a line on what was done."""
+        if output.kind == "docker":
+            return self._load()
+        from nnenv.workflows.assembling import read_blob
+
+        match output.kind:
+            case "oci":
+                from nnenv.image.archive import hybrid_tar
+
+                stream_atomically(Path(output.path), hybrid_tar(self._assembled(), read_blob(self._session)))
+                return f"{output.path} (one tar: OCI layout and docker load)"
+            case _:
+                from nnenv.adapters.oci_directory import write_oci_directory
+
+                write_oci_directory(Path(output.path), self._assembled(), read_blob(self._session))
+                return f"{output.path} (OCI layout)"
+
+    def _load(self) -> str:
+        from nnenv.adapters.docker_socket import holds_image
+
+        reference = image_reference(self._lockfile, self._target)
+        if holds_image(f"sha256:{self.image.config}", reference):
+            return _loaded(reference, 0)
+        return load_into(self._session, self._assembled())[1]
+
+    def _known(self) -> ImageLock | None:
+        """The expected image, if an earlier build made it of the same things and the store still has all of it."""
+        image = self._target.image
+        if image is None or image.recipe != RECIPE or self._accept_new_image:
+            return None
+        store = self._session.store
+        objects = store.load(_RECORD, self._key(image))
+        if objects is None or not all(store.contains(Sha256(name)) for name in objects.decode().split()):
+            return None
+        fetch_locked(self._session, self._lockfile.artifacts_of(self._target), self._target.os)
+        return image
+
+    def _assembled_image(self) -> ImageLock:
+        documents = self._assembled()
+        image = _image_lock(documents)
+        objects = {name: None for layer in documents.layers for name in layer.objects}
+        self._session.store.save(_RECORD, self._key(image), " ".join(objects).encode())
+        return image
+
+    def _assembled(self) -> ImageDocuments:
+        if self._documents is None:
+            _, self._documents = assemble(
+                self._session, self._lockfile, self._target, accept_new_image=self._accept_new_image
+            )
+        return self._documents
+
+    def _key(self, image: ImageLock) -> str:
+        """A digest over everything that decides the image, and over the image itself."""
+        digest = hashlib.sha256(f"{__version__}\n{RECIPE}\n{image.manifest}\n".encode())
+        digest.update(write_lock(self._lockfile.for_image(self._target.name)))
+        return digest.hexdigest()
 
 
-def _execution(lockfile: Lockfile, target: TargetLock) -> Execution:
-    image, project = _section(lockfile, "image"), _section(lockfile, "project")
-    entrypoint = tuple(cast("list[str]", image.get("entrypoint", [])))
-    command = tuple(cast("list[str]", image.get("command", [])))
-    labels = {
-        "io.nnenv.lock": hashlib.sha256(write_lock(lockfile.for_image(target.name))).hexdigest(),
-        "io.nnenv.recipe": str(RECIPE),
-        "io.nnenv.target": target.name,
-        "org.opencontainers.image.title": str(project["name"]),
-        "org.opencontainers.image.version": str(project["version"]),
-    }
-    if project.get("description"):
-        labels["org.opencontainers.image.description"] = str(project["description"])
-    return Execution(
-        entrypoint=entrypoint,
-        command=command or (() if entrypoint else SELF_TEST),
-        environment={**ENVIRONMENT, **cast("dict[str, str]", image.get("env", {}))},
-        user=str(image.get("user", "65532:65532")),
-        working_directory=str(image.get("workdir", "/")),
-        labels={**labels, **cast("dict[str, str]", image.get("labels", {}))},
-    )
-
-
-def _section(lockfile: Lockfile, name: str) -> Mapping[str, object]:
-    value = lockfile.manifest.get(name, {})
-    return value if isinstance(value, Mapping) else {}
-
-
-def _refuse_collisions(session: Session, maker: LayerMaker, layers: Sequence[Layer]) -> None:
-    """No path of two layers may have two meanings; the answer is remembered per set of layers."""
-    key = hashlib.sha256(canonical_json([layer.diff_id for layer in layers])).hexdigest()
-    if session.store.load("collision-free", key) is not None:
-        return
-    errors = collisions(maker.trees())
-    if errors:
-        raise errors[0] if len(errors) == 1 else SeveralErrors(errors)
-    session.store.save("collision-free", key, b"")
-
-
-def _insist_on_expected(target: TargetLock, expected: ImageLock, documents: ImageDocuments) -> None:
-    if documents.manifest_digest == expected.manifest:
-        return
-    because = []
-    for number, layer in enumerate(documents.layers):
-        before = expected.layers[number] if number < len(expected.layers) else None
-        if before is None or before.digest != layer.digest:
-            was = f"expected {before.digest}" if before else "expected no such layer"
-            because.append(f"layer {number} ({layer.title}): {was}, built {layer.digest}")
-    if len(expected.layers) > len(documents.layers):
-        because.append(f"expected {len(expected.layers)} layers, built {len(documents.layers)}")
-    raise NnenvError(
-        "image-mismatch",
-        f"target {target.name} does not build to the image that {LOCK_NAME} expects",
-        where=f"targets.{target.name}",
-        because=because or [f"config: expected {expected.config}, built {documents.config_digest}"],
-        fix=[
-            "report this: the same lock must give the same image everywhere",
-            "`nnenv build --accept-new-image` notes the new digest in the lock",
-        ],
-    )
-
-
-def _other_recipe(target: TargetLock, image: ImageLock) -> NnenvError:
-    return NnenvError(
-        "image-mismatch",
-        f"target {target.name} was built by image recipe {image.recipe}; this nnenv knows recipe {RECIPE}",
-        where=f"targets.{target.name}",
-        fix=["use the nnenv that wrote the lock", "or accept other bytes with `nnenv build --accept-new-image`"],
-    )
-
-
-def _remember(session: Session, lockfile: Lockfile, target: TargetLock, documents: ImageDocuments) -> None:
-    image = ImageLock(
+def _image_lock(documents: ImageDocuments) -> ImageLock:
+    return ImageLock(
         recipe=RECIPE,
         manifest=documents.manifest_digest,
         config=documents.config_digest,
@@ -268,13 +226,27 @@ def _remember(session: Session, lockfile: Lockfile, target: TargetLock, document
             for layer in documents.layers
         ),
     )
-    old = session.lock_bytes()
-    compare_and_swap(session.project / LOCK_NAME, write_lock(lockfile.with_image(target.name, image)), old)
 
 
-def _check_output_count(outputs: Sequence[Output], names: Sequence[str], lockfile: Lockfile) -> None:
-    several = len(names or lockfile.targets) > 1
-    if several and any(output.path for output in outputs):
+def _note(session: Session, lockfile: Lockfile, target: TargetLock, image: ImageLock) -> Lockfile:
+    """The lock as it is on the disk, which expects `image` from now on; NnenvError `changed-meanwhile` if somebody
+    has locked the target anew since `lockfile` was read."""
+    old, current = session.lock_bytes(), session.lockfile()
+    if current.target(target.name) is None or current.for_image(target.name) != lockfile.for_image(target.name):
+        raise NnenvError(
+            "changed-meanwhile",
+            f"{LOCK_NAME} changed on disk while nnenv was working",
+            where=f"targets.{target.name}",
+            because=["the image belongs to the lock that was read; it is in the store, and nothing was noted"],
+            fix=["run the command again"],
+        )
+    noted = current.with_image(target.name, image)
+    compare_and_swap(session.project / LOCK_NAME, write_lock(noted), old)
+    return noted
+
+
+def _check_output_count(outputs: Sequence[Output], targets: Sequence[TargetLock]) -> None:
+    if len(targets) > 1 and any(output.path for output in outputs):
         raise NnenvError(
             "usage",
             "one output file cannot hold the images of several targets",
@@ -285,34 +257,15 @@ def _check_output_count(outputs: Sequence[Output], names: Sequence[str], lockfil
 
 def _default_outputs() -> tuple[Output, ...]:
     """The Docker engine when one answers, else nothing: the image stays in the store."""
-    from nnenv.adapters.docker_engine import connect
+    from nnenv.adapters.docker_socket import answers
 
-    try:
-        connect()
-    except NnenvError:
-        return ()
-    return (Output(kind="docker"),)
-
-
-def _deliver(session: Session, documents: ImageDocuments, output: Output) -> str:
-    blobs = read_blob(session)
-    match output.kind:
-        case "docker":
-            return load_into(session, documents)[1]
-        case "oci":
-            stream_atomically(Path(output.path), hybrid_tar(documents, blobs))
-            return f"{output.path} (one tar: OCI layout and docker load)"
-        case _:
-            from nnenv.adapters.oci_directory import write_oci_directory
-
-            write_oci_directory(Path(output.path), documents, blobs)
-            return f"{output.path} (OCI layout)"
+    return (Output(kind="docker"),) if answers() else ()
 
 
 def load_into(session: Session, documents: ImageDocuments) -> tuple[DockerEngine, str]:
     """(the engine, a line on what was sent) with the image loaded."""
     from nnenv.adapters.docker_engine import connect
-    from nnenv.adapters.progress import readable_bytes
+    from nnenv.workflows.assembling import read_blob
 
     engine = connect()
     task = session.progress.start(f"load {documents.reference}", sum(layer.size for layer in documents.layers))
@@ -320,8 +273,14 @@ def load_into(session: Session, documents: ImageDocuments) -> tuple[DockerEngine
         _, sent = engine.load(documents, read_blob(session), advance=task.advance)
     finally:
         task.finish()
+    return engine, _loaded(documents.reference, sent)
+
+
+def _loaded(reference: str, sent: int) -> str:
+    from nnenv.adapters.progress import readable_bytes
+
     how = f"{readable_bytes(sent)} sent" if sent else "already there"
-    return engine, f"Docker engine: {documents.reference} ({how})"
+    return f"Docker engine: {reference} ({how})"
 
 
 def fetch_targets(session: Session, names: Sequence[str], *, frozen: bool) -> tuple[Artifact, ...]:

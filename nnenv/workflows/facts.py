@@ -22,11 +22,16 @@ _VERSION = "1"
 _IN_MEMORY = 32 << 20
 
 
+def facts_key(sha256: Sha256) -> str:
+    """Under which key of the kind `elf-facts` the store remembers an artifact's facts."""
+    return f"{sha256}-{_VERSION}"
+
+
 def wheel_facts(store: Store, wheel: Artifact) -> tuple[ElfFacts, ...]:
     """Facts of every ELF file in a wheel of the store; paths are the zip's. A `-none-any` wheel has none."""
     if wheel.filename.endswith("-none-any.whl"):
         return ()
-    key = f"{wheel.sha256}-{_VERSION}"
+    key = facts_key(wheel.sha256)
     cached = store.load("elf-facts", key)
     if cached is None:
         with store.open(wheel.sha256) as stream:
@@ -39,7 +44,7 @@ def wheel_facts(store: Store, wheel: Artifact) -> tuple[ElfFacts, ...]:
 
 def deb_facts(store: Store, deb: UnpackedDeb, sha256: Sha256) -> tuple[ElfFacts, ...]:
     """Facts of every shared library and program in an unpacked .deb; paths are the image's."""
-    key = f"{sha256}-{_VERSION}"
+    key = facts_key(sha256)
     cached = store.load("elf-facts", key)
     if cached is None:
         with store.open(deb.data_sha256) as stream:

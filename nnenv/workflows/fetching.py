@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nnenv.adapters.fetch import Download, fetch_all
 from nnenv.adapters.files import open_inside
 from nnenv.errors import NnenvError, SeveralErrors
 from nnenv.spec.artifact import Artifact, Kind
@@ -23,6 +22,8 @@ def fetch_artifacts(session: Session, artifacts: Iterable[Artifact], indexes: Py
     `os` is the target's, `debian:12`: it says which archive the .debs come from.
     Raises NnenvError naming the file, and keeps what was fetched before.
     """
+    from nnenv.adapters.fetch import Download, fetch_all
+
     missing = [artifact for artifact in artifacts if not session.store.contains(artifact.sha256)]
     for artifact in missing:
         if artifact.origin.startswith("file:"):

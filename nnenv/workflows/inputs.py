@@ -15,12 +15,11 @@ from nnenv.formats.onnx_model import OnnxFacts, read_onnx
 from nnenv.spec.artifact import Artifact, Kind, Sha256
 from nnenv.spec.lockfile import CaseLock, FileLock, ModelLock
 from nnenv.spec.manifest import CaseSpec, Manifest, ModelSpec
+from nnenv.workflows.confirming import Stamp, settled, stamp_of
 from nnenv.workflows.session import Session
 
 _CHUNK = 1 << 20
 _FILES_LIMIT = 20_000
-_SETTLED_NS = 20_000_000
-"""Nanoseconds; a tick of the kernel's clock is 10 ms at most."""
 _ROLES = (Kind.MODEL, Kind.CASE, Kind.FILE)
 """What a file is that is several things at once: the first of these, since images place models by their names."""
 
@@ -32,6 +31,8 @@ class Inputs:
     artifacts: dict[Sha256, Artifact] = field(default_factory=dict)
     models: list[ModelLock] = field(default_factory=list)
     files: list[FileLock] = field(default_factory=list)
+    seen: dict[str, Stamp] = field(default_factory=dict)
+    """Each file and folder that was looked at, by its path in the project."""
 
 
 def read_inputs(session: Session, manifest: Manifest) -> Inputs:
@@ -108,7 +109,7 @@ def _cases(session: Session, test: CaseSpec, inputs: Inputs) -> Iterator[CaseLoc
     if test.data.endswith(".npz"):
         yield _npz_case(session, test.data, test, inputs)
         return
-    names = _listing(session, test.data)
+    names = _listing(session, test.data, inputs)
     settings = _settings(session, test.data, names, inputs)
     sets = sorted((name for name in names if name.startswith("test_data_set_")), key=_set_number)
     archives = sorted(name for name in names if name.endswith(".npz"))
@@ -116,7 +117,7 @@ def _cases(session: Session, test: CaseSpec, inputs: Inputs) -> Iterator[CaseLoc
         yield _layout_case(session, test.data, names, test, settings, inputs)
     for name in sets:
         path = f"{test.data}/{name}"
-        inner = _listing(session, path)
+        inner = _listing(session, path, inputs)
         own = _settings(session, path, inner, inputs) or settings
         yield _layout_case(session, path, inner, test, own, inputs)
     for name in archives:
@@ -160,7 +161,7 @@ def _settings(session: Session, path: str, names: list[str], inputs: Inputs) -> 
     return _artifact(session, f"{path}/case.toml", Kind.CASE, path, "", inputs).sha256
 
 
-def _listing(session: Session, path: str) -> list[str]:
+def _listing(session: Session, path: str, inputs: Inputs) -> list[str]:
     folder = session.project / path
     if not folder.is_dir():
         raise NnenvError(
@@ -172,12 +173,13 @@ def _listing(session: Session, path: str) -> list[str]:
         )
     if not folder.resolve().is_relative_to(session.project.resolve()):
         raise NnenvError("path-escapes", f"{path} leads outside of the project", where=path, fix=["copy the files in"])
+    inputs.seen[path] = stamp_of(folder.stat())
     return sorted(path.name for path in folder.iterdir())
 
 
 def _application_files(session: Session, source: str, destination: str, inputs: Inputs) -> Iterator[FileLock]:
     base = session.project / source
-    paths = sorted(_regular_files(session, base), key=Path.as_posix) if base.is_dir() else [base]
+    paths = sorted(_regular_files(session, base, inputs), key=Path.as_posix) if base.is_dir() else [base]
     if len(paths) > _FILES_LIMIT:
         raise NnenvError(
             "manifest-invalid",
@@ -194,7 +196,8 @@ def _application_files(session: Session, source: str, destination: str, inputs: 
         )
 
 
-def _regular_files(session: Session, folder: Path) -> Iterator[Path]:
+def _regular_files(session: Session, folder: Path, inputs: Inputs) -> Iterator[Path]:
+    inputs.seen[folder.relative_to(session.project).as_posix()] = stamp_of(folder.stat())
     for path in folder.rglob("*"):
         if path.is_symlink():
             raise NnenvError(
@@ -203,12 +206,16 @@ def _regular_files(session: Session, folder: Path) -> Iterator[Path]:
                 where="image.files",
                 fix=["replace it by the file it leads to, or leave it out"],
             )
-        if "__pycache__" not in path.parts and not path.is_dir():
+        if "__pycache__" in path.parts:
+            continue
+        if path.is_dir():
+            inputs.seen[path.relative_to(session.project).as_posix()] = stamp_of(path.stat())
+        else:
             yield path
 
 
 def _artifact(session: Session, path: str, kind: Kind, name: str, version: str, inputs: Inputs) -> Artifact:
-    sha256, size = _digest(session, path)
+    sha256, size, inputs.seen[path] = _digest(session, path)
     artifact = Artifact(
         kind=kind,
         name=name,
@@ -224,21 +231,20 @@ def _artifact(session: Session, path: str, kind: Kind, name: str, version: str, 
     return artifact
 
 
-def _digest(session: Session, path: str) -> tuple[Sha256, int]:
-    """(sha256, size) of a project file; remembered by its stamp, so that an unchanged large model is read once."""
+def _digest(session: Session, path: str) -> tuple[Sha256, int, Stamp]:
+    """(sha256, size, stamp) of a project file; a large model that did not change is known by its stamp."""
     with open_inside(session.project, path) as stream:
         facts = os.fstat(stream.fileno())
-        stamp = f"{facts.st_dev}:{facts.st_ino}:{facts.st_size}:{facts.st_mtime_ns}:{facts.st_ctime_ns}"
-        key = hashlib.sha256(stamp.encode()).hexdigest()
+        stamp = stamp_of(facts)
+        key = hashlib.sha256(":".join(map(str, stamp)).encode()).hexdigest()
         known = session.store.load("file-digest", key)
         if known is not None:
-            return Sha256(known.decode()), facts.st_size
+            return Sha256(known.decode()), facts.st_size, stamp
         digest = hashlib.sha256()
         size = 0
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
             size += len(chunk)
-        # Two writes within one tick of the kernel's clock leave the same stamp: a fresh file is read again next time.
-        if facts.st_ctime_ns < session.now.timestamp() * 1e9 - _SETTLED_NS and size == facts.st_size:
+        if settled(stamp, session.started_ns) and size == facts.st_size:
             session.store.save("file-digest", key, digest.hexdigest().encode())
-        return Sha256(digest.hexdigest()), size
+        return Sha256(digest.hexdigest()), size, stamp

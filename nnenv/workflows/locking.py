@@ -5,16 +5,21 @@ Here: whether the lock still fits, which costs no network and few imports. How a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nnenv.adapters.files import compare_and_swap
 from nnenv.errors import NnenvError
 from nnenv.spec.lock_toml import read_lock, write_lock
-from nnenv.spec.lockfile import LOCK_NAME, Lockfile
+from nnenv.spec.lockfile import Lockfile
 from nnenv.spec.manifest import Manifest, meaning
+from nnenv.spec.manifest_toml import parse_manifest
+from nnenv.spec.names import LOCK_NAME
+from nnenv.workflows.confirming import remember
 from nnenv.workflows.inputs import Inputs, read_inputs
 from nnenv.workflows.session import Session
+from nnenv.workflows.summarising import changes, lock_summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +41,12 @@ class LockOptions:
 class LockOutcome:
     """What `nnenv lock` did."""
 
-    lockfile: Lockfile
-    previous: Lockfile | None
+    summary: Mapping[str, Any]
+    """What is in it (`workflows/summarising.py`)."""
+    changes: Sequence[str]
+    """What moved against the file's old content, a line each."""
+    first: bool
+    """Whether there was no lock that could be read."""
     changed: bool
     """Whether the new bytes differ from the file's old ones."""
 
@@ -47,25 +56,39 @@ def lock_project(session: Session, options: LockOptions) -> LockOutcome:
 
     A lock that still fits is confirmed without network. With `check`, NnenvError `lock-stale` if it does not fit.
     """
-    manifest = session.manifest()
     old_bytes = session.lock_bytes()
+    outcome, data = lock_for(session, session.manifest_bytes(), old_bytes, options)
+    if data != old_bytes and not options.dry_run:
+        compare_and_swap(session.project / LOCK_NAME, data, old_bytes)
+        session.remember_project()
+    return outcome
+
+
+def lock_for(
+    session: Session, manifest_bytes: bytes, old_bytes: bytes | None, options: LockOptions
+) -> tuple[LockOutcome, bytes]:
+    """What `lock_project` finds for these two files, and the bytes of the lock; nothing is written."""
+    manifest = parse_manifest(manifest_bytes)
     old = _readable(old_bytes, options)
     inputs = read_inputs(session, manifest)
     reasons = stale_reasons(manifest, inputs, old)
     if options.check and reasons:
         raise stale(reasons)
     wants_change = options.upgrade or options.upgrade_names or options.exclude_newer
-    if old is not None and not reasons and not wants_change:
-        return LockOutcome(lockfile=old, previous=old, changed=False)
+    if old is not None and old_bytes is not None and not reasons and not wants_change:
+        summary = lock_summary(old)
+        remember(session, manifest_bytes, old_bytes, inputs.seen, summary)
+        return LockOutcome(summary=summary, changes=(), first=False, changed=False), old_bytes
     from nnenv.workflows.resolving import resolved
 
     pins = None if options.upgrade else old
     _insist_on_locked_names(options, old)
     new = resolved(session, manifest, inputs, old, pins, options.upgrade_names, options.exclude_newer)
     data = write_lock(new)
-    if data != old_bytes and not options.dry_run:
-        compare_and_swap(session.project / LOCK_NAME, data, old_bytes)
-    return LockOutcome(lockfile=new, previous=old, changed=data != old_bytes)
+    outcome = LockOutcome(
+        summary=lock_summary(new), changes=changes(old, new), first=old is None, changed=data != old_bytes
+    )
+    return outcome, data
 
 
 def stale_reasons(manifest: Manifest, inputs: Inputs, lockfile: Lockfile | None) -> list[str]:

@@ -11,12 +11,16 @@ from nnenv.errors import NnenvError
 from nnenv.formats.onnx_model import TensorInfo
 from nnenv.image.plan import model_path
 from nnenv.spec.lockfile import Lockfile, ModelLock
+from nnenv.spec.manifest_edit import with_test
+from nnenv.spec.manifest_toml import parse_manifest
+from nnenv.spec.names import MANIFEST_NAME
 from nnenv.verify.cases import CaseKind, CaseSettings, write_case_toml
 from nnenv.verify.evaluate import answer_of
 from nnenv.verify.protocols import Run
-from nnenv.workflows.building import ENVIRONMENT, SELF_TEST, assemble, checked_lock, chosen_targets
+from nnenv.workflows.building import ENVIRONMENT, SELF_TEST, assemble, checked_lock
 from nnenv.workflows.inputs import onnx_facts
-from nnenv.workflows.session import MANIFEST_NAME, Session
+from nnenv.workflows.session import Session
+from nnenv.workflows.targets import chosen_targets
 from nnenv.workflows.verifying import open_runner
 
 if TYPE_CHECKING:
@@ -284,20 +288,24 @@ def _write(
 
 def _declare(session: Session, model: str, folder: str) -> bool:
     """Add `[[models.X.tests]]` to model.toml, keeping its comments; False if the folder is named already."""
-    import tomlkit
-
     path = session.project / MANIFEST_NAME
     data = path.read_bytes()
+    if any(case.data == folder for spec in parse_manifest(data).models if spec.name == model for case in spec.tests):
+        return False
+    edited = with_test(data, model, folder) or _with_test_in_place(data, model, folder)
+    write_atomically(path, edited, mode=path.stat().st_mode & 0o777)
+    return True
+
+
+def _with_test_in_place(data: bytes, model: str, folder: str) -> bytes:
+    """The manifest with the folder among the model's tests, for models that are written without headers."""
+    import tomlkit
+
     document: Any = tomlkit.parse(data.decode())
     table = document["models"][model]
-    tests = table.get("tests")
-    if tests is None:
-        tests = tomlkit.aot()
-        table["tests"] = tests
-    if any(test.get("data") == folder for test in tests):
-        return False
-    entry = tomlkit.table()
+    if "tests" not in table:
+        table["tests"] = tomlkit.array()
+    entry = tomlkit.inline_table()
     entry["data"] = folder
-    tests.append(entry)
-    write_atomically(path, tomlkit.dumps(document).encode(), mode=path.stat().st_mode & 0o777)
-    return True
+    table["tests"].append(entry)
+    return tomlkit.dumps(document).encode()

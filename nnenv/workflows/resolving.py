@@ -16,7 +16,7 @@ from nnenv.resolve.debian_catalog import DebianCatalog, DebRecord
 from nnenv.resolve.debian_facts import DebianRelease, debian_facts, debian_release
 from nnenv.resolve.debian_soname import package_for_soname
 from nnenv.resolve.python import ChosenWheel, PythonPolicy, resolve_wheels
-from nnenv.resolve.python_target import PythonTarget
+from nnenv.resolve.python_target import RUNTIME, PythonTarget
 from nnenv.resolve.sonames import demanded_sonames, providers_of
 from nnenv.spec.artifact import Artifact, Kind, Sha256
 from nnenv.spec.lock_toml import write_lock
@@ -30,8 +30,6 @@ from nnenv.workflows.session import Session
 MACHINES: Mapping[str, str] = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
 BUILD_ARCHITECTURE = "amd64"
 """Where bytecode is made when a target's own interpreter cannot run on the build machine."""
-RUNTIME = ("numpy", "onnxruntime")
-"""What the standard inference test needs inside an image that holds ONNX models."""
 
 
 @dataclass(slots=True)

@@ -2,60 +2,93 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnenv.adapters.files import read_inside
 from nnenv.errors import NnenvError
-from nnenv.spec.lockfile import LOCK_NAME, Lockfile
-from nnenv.spec.manifest import Manifest
+from nnenv.spec.names import LOCK_NAME, MANIFEST_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     from nnenv.adapters.debian_archive import DebianArchive
     from nnenv.adapters.http import Http
     from nnenv.adapters.progress import Progress
     from nnenv.adapters.python_index import PythonIndexes
     from nnenv.adapters.store import Store
+    from nnenv.spec.lockfile import Lockfile
+    from nnenv.spec.manifest import Manifest
 
-MANIFEST_NAME = "model.toml"
 _MANIFEST_LIMIT = 1 << 20
 _LOCK_LIMIT = 64 << 20
 
 
-@dataclass(kw_only=True, slots=True)
 class Session:
-    """What a workflow may touch."""
+    """What a workflow may touch. Cheap to make: the network is set up by the first request."""
 
-    project: Path
-    """The folder that holds model.toml."""
-    store: Store
-    http: Http
-    progress: Progress
-    environment: Mapping[str, str]
-    home: Path
-    now: datetime = field(default_factory=lambda: datetime.now(UTC))
-    """For the expiry of signed archives and `minimum-age`; reaches no file."""
-    workers: int = 8
-    _archives: dict[tuple[str, str], DebianArchive] = field(default_factory=dict)
+    def __init__(
+        self,
+        *,
+        project: Path,
+        store: Store,
+        progress: Progress,
+        environment: Mapping[str, str],
+        home: Path,
+        http: Http | None = None,
+        offline: bool = False,
+        workers: int = 8,
+        now: datetime | None = None,
+    ) -> None:
+        self.project = project
+        """The folder that holds model.toml."""
+        self.store = store
+        self.progress = progress
+        self.environment = environment
+        self.home = home
+        self.workers = workers
+        self.started_ns = time.time_ns() if now is None else int(now.timestamp() * 1e9)
+        """Nanoseconds since 1970: what changed later than this may have changed while we looked."""
+        self._http = http
+        self._offline = offline
+        self._archives: dict[tuple[str, str], DebianArchive] = {}
 
-    def manifest(self) -> Manifest:
-        """The parsed model.toml; NnenvError `manifest-missing` or `manifest-invalid`."""
-        from nnenv.spec.manifest_toml import parse_manifest
+    @property
+    def http(self) -> Http:
+        """The network, or its refusal under --offline."""
+        if self._http is None:
+            from nnenv.adapters.http import Http
 
+            self._http = Http(offline=self._offline)
+        return self._http
+
+    @property
+    def now(self) -> datetime:
+        """When the command began, UTC: for the expiry of signed archives and `minimum-age`; reaches no file."""
+        from datetime import UTC, datetime
+
+        return datetime.fromtimestamp(self.started_ns / 1e9, UTC)
+
+    def manifest_bytes(self) -> bytes:
+        """The bytes of model.toml; NnenvError `manifest-missing`."""
         if not (self.project / MANIFEST_NAME).exists():
             raise NnenvError(
                 "manifest-missing",
                 f"there is no {MANIFEST_NAME} here",
                 where=str(self.project),
-                fix=["change to the project's folder, or name it with -C DIR"],
+                fix=["change to the project's folder, or name it with -C DIR", "`nnenv init` makes one"],
             )
-        return parse_manifest(read_inside(self.project, MANIFEST_NAME, _MANIFEST_LIMIT))
+        return read_inside(self.project, MANIFEST_NAME, _MANIFEST_LIMIT)
+
+    def manifest(self) -> Manifest:
+        """The parsed model.toml; NnenvError `manifest-missing` or `manifest-invalid`."""
+        from nnenv.spec.manifest_toml import parse_manifest
+
+        return parse_manifest(self.manifest_bytes())
 
     def lock_bytes(self) -> bytes | None:
         """The bytes of model.lock, or None if there is none."""
@@ -76,6 +109,10 @@ class Session:
                 fix=["run `nnenv lock`"],
             )
         return read_lock(data)
+
+    def remember_project(self) -> None:
+        """Have the store keep what this project's lock needs, see `nnenv store gc`; costs one look when it is known."""
+        self.store.add_root(self.project / LOCK_NAME)
 
     @contextmanager
     def python_indexes(self, manifest: Manifest | None) -> Iterator[PythonIndexes]:

@@ -32,12 +32,14 @@ from nnenv.verify.load_report import LoadRequest, load_check
 from nnenv.verify.protocols import Limits, Run, Runner
 from nnenv.verify.report import Check, Finding, Report
 from nnenv.verify.statement import statement
-from nnenv.workflows.building import ENVIRONMENT, SELF_TEST, assemble, checked_lock, chosen_targets, load_into
+from nnenv.workflows.building import ENVIRONMENT, SELF_TEST, assemble, checked_lock, load_into
 from nnenv.workflows.cases import bound_case
 from nnenv.workflows.layering import LayerMaker, harness_files
 from nnenv.workflows.session import Session
+from nnenv.workflows.targets import chosen_targets
 
 if TYPE_CHECKING:
+    from nnenv.adapters.docker_engine import DockerRunner
     from nnenv.adapters.sandbox import SandboxRunner
 
 REPORTS = Path(".nnenv") / "reports"
@@ -134,7 +136,9 @@ def models_under_test(session: Session, lockfile: Lockfile, target: TargetLock) 
 
 
 @contextmanager
-def open_runner(session: Session, maker: LayerMaker, documents: ImageDocuments, wanted: str) -> Iterator[Runner]:
+def open_runner(
+    session: Session, maker: LayerMaker, documents: ImageDocuments, wanted: str
+) -> Iterator[DockerRunner | SandboxRunner]:
     """A place to run the image: an engine where one answers and can run this CPU, else the sandbox.
 
     Raises NnenvError `engine-unavailable`, `sandbox-unavailable` or `emulator-missing`.

@@ -109,8 +109,14 @@ def offer(
 
 def only(client: PythonIndexes, name: str) -> WheelRecord:
     """The one wheel of a project."""
-    (record,) = client.project(name).wheels
+    (record,) = wheels(client, name)
     return record
+
+
+def wheels(client: PythonIndexes, name: str) -> list[WheelRecord]:
+    """All wheels of a project that some target might use."""
+    project = client.project(name)
+    return [record for version in project.versions for record in project.wheels_of(version)]
 
 
 def asked_for_wheel(server: FlakyServer, root: str = "/simple") -> list[str]:
@@ -290,10 +296,10 @@ def test_pages_without_etag_are_read_again(server: FlakyServer, indexes: Make) -
     server.etags = False
     offer(server, "demo", "1")
     client = indexes(server.url("/simple"))
-    assert len(client.project("demo").wheels) == 1
+    assert len(wheels(client, "demo")) == 1
     offer(server, "demo", "2")
-    assert len(client.project("demo").wheels) == 1
-    assert len(indexes(server.url("/simple")).project("demo").wheels) == 2
+    assert len(wheels(client, "demo")) == 1
+    assert len(wheels(indexes(server.url("/simple")), "demo")) == 2
     assert all("if-none-match" not in request.headers for request in server.requests("/simple/demo/"))
 
 
@@ -343,7 +349,7 @@ def test_the_first_index_that_knows_a_name_wins(server: FlakyServer, indexes: Ma
     assert server.requests("/second/demo/") == []
     assert only(client, "other").version == "2"
     unknown = client.project("nobody")
-    assert (unknown.wheels, unknown.known) == ((), False)
+    assert (unknown.versions, unknown.known) == ((), False)
 
 
 def test_an_index_that_knows_a_name_without_files_wins_too(server: FlakyServer, indexes: Make) -> None:
@@ -351,7 +357,7 @@ def test_an_index_that_knows_a_name_without_files_wins_too(server: FlakyServer, 
     server.files["/first/demo/"] = b"<html><body></body></html>"
     offer(server, "demo", "999.0", root="/second")
     project = indexes(server.url("/first"), server.url("/second")).project("demo")
-    assert (project.wheels, project.known) == ((), True)
+    assert (project.versions, project.known) == ((), True)
 
 
 def test_a_bound_name_is_asked_of_its_index_only(server: FlakyServer, indexes: Make) -> None:
@@ -397,7 +403,7 @@ def test_a_folder_of_wheels(tmp_path: Path, indexes: Make) -> None:
         record = only(client, "demo")
         assert client.metadata(record).requires == ("bb",)
         assert client.identify(record).sha256 == hashlib.sha256(data).hexdigest()
-        assert client.project("demo-extra").sdists == ("demo-extra-1.tar.gz",)
+        assert client.project("demo-extra").other_names == ("demo-extra-1.tar.gz",)
         assert not client.project("nobody").known
 
 

@@ -195,9 +195,9 @@ def test_stamps_save_hashing_only_where_asked(store: Store, monkeypatch: pytest.
     hashed: list[int] = []
     digest = store_module._digest
 
-    def counting(descriptor: int) -> str:
+    def counting(descriptor: int, advance: Callable[[int], object] | None = None) -> str:
         hashed.append(descriptor)
-        return digest(descriptor)
+        return digest(descriptor, advance)
 
     monkeypatch.setattr(store_module, "_digest", counting)
     for _ in range(3):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,6 +197,19 @@ def test_confirming_a_lock_needs_no_network(user: User, world: World) -> None:
     assert "model.lock is up to date" in printed.out
     user.must("lock", "--check", before=without_network())
     assert (listing(user.project), world.requests.total()) == (before, asked)
+
+
+def test_confirming_a_lock_twice_parses_nothing(user: User) -> None:
+    """Once a lock was found to fit, the next command compares stamps: no TOML, no dataclass, no network module."""
+    user.must("lock")
+    time.sleep(0.05)  # what changed within a tick of the kernel's clock is not remembered
+    first = user.must("lock")
+    command = [user.python, "-X", "importtime", *user.command("lock")[1:]]
+    done = subprocess.run(command, cwd=user.project, env=user.environment, capture_output=True, text=True, check=True)
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert done.stdout == first.out
+    assert "nnenv.workflows.confirming" in modules
+    assert modules & {"tomllib", "dataclasses", "nnenv.spec.lockfile", "nnenv.workflows.locking", "urllib3"} == set()
 
 
 def test_locking_offline_works_from_the_cache(user: User, world: World) -> None:

@@ -18,10 +18,11 @@ from nnenv.image.bytecode import ENVIRONMENT, argv, read_answer, request
 
 
 def compiled(paths: list[str], environment: dict[str, str] | None = None, folder: Path | None = None) -> bytes:
-    """What the program answers."""
+    """What the program answers when it is given these files, in the order in which nnenv gives them."""
+    contents = [(path, Path(path).read_bytes()) for path in sorted(paths, key=str.encode)]
     done = subprocess.run(
         argv(sys.executable),
-        input=request(paths),
+        input=b"".join(request((path, iter((content,)), len(content)) for path, content in contents)),
         env={**(environment or {}), **ENVIRONMENT},
         cwd=folder,
         capture_output=True,
@@ -67,6 +68,16 @@ def test_the_bytes_do_not_depend_on_the_surroundings(tmp_path: Path) -> None:
     surroundings = {"PYTHONHASHSEED": "random", "TZ": "Asia/Tokyo", "LANG": "de_DE.UTF-8", "PYTHONOPTIMIZE": ""}
     for _ in range(3):
         assert compiled(paths[::-1], surroundings, folder=tmp_path) == first
+
+
+def test_a_large_request_is_answered_while_it_is_read(tmp_path: Path) -> None:
+    """The program keeps one source at a time: more sources than a pipe holds, and more answers, need no more memory
+    than the largest file."""
+    path = tmp_path / "m.py"
+    path.write_text("".join(f"def f{number}(x):\n    return x + {number}\n" for number in range(2000)))
+    answer = compiled([str(path)] * 40)
+    size = len(answer) // 40
+    assert answer == answer[:size] * 40
 
 
 def test_what_does_not_compile_gets_none(tmp_path: Path) -> None:

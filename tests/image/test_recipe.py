@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+
+from nnenv.image.bytecode import PROGRAM
 from nnenv.image.plan import RECIPE
 from nnenv.verify.evaluate import harness_digest
 from nnenv.workflows.layering import harness_files
@@ -9,8 +12,17 @@ from nnenv.workflows.layering import harness_files
 HARNESS = {1: "d8891c8e0c1018cf6269ce4685bc3ea31f870de3942d49744ed0ee8388ac39eb"}
 """Recipe -> digest of the harness that its images hold."""
 
+PROGRAM_DIGEST = {1: "b5bf70329f943c65224994b5a6dedde9d7e6a6c25907efce8e585abd3557252e"}
+"""Recipe -> digest of the program that compiles its bytecode."""
+
 
 def test_the_harness_changes_only_with_the_recipe() -> None:
     """Images hold the harness, so once a recipe is released another harness needs another recipe: else an old lock
     would build to other bytes."""
     assert harness_digest(harness_files()) == HARNESS[RECIPE]
+
+
+def test_the_bytecode_program_changes_only_with_the_recipe() -> None:
+    """marshal marks a string that something else in the process refers to, so each name and constant of the program
+    can show in the bytecode of images, though it is not in them."""
+    assert hashlib.sha256(PROGRAM.encode()).hexdigest() == PROGRAM_DIGEST[RECIPE]

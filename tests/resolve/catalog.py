@@ -17,10 +17,37 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 from nnenv.errors import NnenvError
 from nnenv.formats.core_metadata import CoreMetadata
-from nnenv.resolve.python_catalog import Project, WheelRecord
+from nnenv.formats.packed_page import might_run
+from nnenv.resolve.python_catalog import WheelRecord
+
+
+class TextProject:
+    """The files of one project; satisfies `resolve.python_catalog.Project`."""
+
+    def __init__(self, name: str, wheels: list[WheelRecord], others: list[str], known: bool) -> None:
+        self.name = name
+        self.known = known
+        self.wheels = wheels
+        self.misnamed: list[WheelRecord] = []
+        self.other_names = list(others)
+        self._wheels: dict[Version, list[WheelRecord]] = {}
+        for wheel in wheels:
+            if not might_run(wheel.filename):
+                self.other_names.append(wheel.filename)
+                continue
+            try:
+                self._wheels.setdefault(Version(wheel.version), []).append(wheel)
+            except InvalidVersion:
+                self.misnamed.append(wheel)
+        self.versions = [str(version) for version in sorted(self._wheels, reverse=True)]
+
+    def wheels_of(self, version: str) -> list[WheelRecord]:
+        """Those of one of `versions`."""
+        return self._wheels[Version(version)]
 
 
 @dataclass
@@ -43,14 +70,9 @@ class TextCatalog:
             for records in self._files.values():
                 random.Random(self.shuffle).shuffle(records)
 
-    def project(self, name: str) -> Project:
+    def project(self, name: str) -> TextProject:
         """The page of `name`."""
-        return Project(
-            name=name,
-            wheels=tuple(self._files.get(name, ())),
-            sdists=tuple(self._sdists.get(name, ())),
-            known=name in self._files,
-        )
+        return TextProject(name, self._files.get(name, []), self._sdists.get(name, []), name in self._files)
 
     def metadata(self, record: WheelRecord) -> CoreMetadata:
         """What the line says."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from packaging import tags
 from packaging.markers import Marker
 
 from nnenv.resolve.python_target import PythonTarget
@@ -61,6 +62,18 @@ def test_better_tags_have_smaller_ranks() -> None:
     order += ["cp311-abi3-manylinux_2_28_x86_64", "cp38-abi3-manylinux_2_28_x86_64", "py3-none-any"]
     ranks = [BOOKWORM.tags[tag] for tag in order]
     assert sorted(ranks) == ranks
+
+
+@pytest.mark.parametrize("aim", [BOOKWORM, ARM])
+def test_the_order_of_tags_is_that_of_packaging(aim: PythonTarget) -> None:
+    """pip goes by the same order, and so does PEP 425."""
+    major, minor = (int(part) for part in aim.minor.split("."))
+    platforms = list(aim._platforms())
+    expected = [
+        *tags.cpython_tags((major, minor), [f"cp{major}{minor}"], platforms),
+        *tags.compatible_tags((major, minor), f"cp{major}{minor}", platforms),
+    ]
+    assert list(aim.tags) == list(dict.fromkeys(map(str, expected)))
 
 
 def test_markers_are_the_targets() -> None:

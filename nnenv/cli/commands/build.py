@@ -58,13 +58,13 @@ def build_json(built: Sequence[Built]) -> dict[str, Any]:
         "images": [
             {
                 "target": image.target,
-                "reference": image.documents.reference,
-                "manifest": f"sha256:{image.documents.manifest_digest}",
-                "config": f"sha256:{image.documents.config_digest}",
+                "reference": image.reference,
+                "manifest": f"sha256:{image.image.manifest}",
+                "config": f"sha256:{image.image.config}",
                 "expected": image.expected,
                 "layers": [
                     {"title": layer.title, "digest": f"sha256:{layer.digest}", "bytes": layer.size}
-                    for layer in image.documents.layers
+                    for layer in image.image.layers
                 ],
                 "delivered": list(image.delivered),
             }
@@ -77,22 +77,21 @@ def build_text(built: Sequence[Built]) -> str:
     """What `nnenv build` prints."""
     rows = [("target", "image", "layers", "size", "manifest digest", "status")]
     for image in built:
-        documents = image.documents
-        size = bytes_text(sum(layer.size for layer in documents.layers))
+        size = bytes_text(sum(layer.size for layer in image.image.layers))
         status = "as locked" if image.expected else "first build: digest noted in model.lock"
         rows.append(
             (
                 image.target,
-                documents.reference,
-                str(len(documents.layers)),
+                image.reference,
+                str(len(image.image.layers)),
                 size,
-                f"sha256:{documents.manifest_digest}",
+                f"sha256:{image.image.manifest}",
                 status,
             )
         )
     text = table(rows, right=frozenset({2, 3}))
     for image in built:
-        text += f"{image.target}: image ID sha256:{image.documents.config_digest}\n"
+        text += f"{image.target}: image ID sha256:{image.image.config}\n"
         places = image.delivered or ("the store only (no Docker engine answers; --output oci:FILE writes a tar)",)
         text += "".join(f"{image.target}: in {place}\n" for place in places)
     return text

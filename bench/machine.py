@@ -1,0 +1,60 @@
+"""The machine under the figures: what a reader needs to compare them, and nothing that names the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+
+def machine() -> dict[str, str]:
+    """Property -> value; what cannot be read is left out. The date is the day of the run (UTC)."""
+    found = {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "CPU": _first(Path("/proc/cpuinfo"), r"model name\s*:\s*(.+)"),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "memory": _memory(),
+        "kernel": platform.release(),
+        "system": _first(Path("/etc/os-release"), r'PRETTY_NAME="?([^"\n]+)'),
+        "Python": platform.python_version(),
+        "Docker": _docker(),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def sentence() -> str:
+    """The same in a line."""
+    return ", ".join(f"{name} {value}" for name, value in machine().items())
+
+
+def load() -> float:
+    """Processes that wanted a core in the last minute, on average: above the number of cores, times are worthless."""
+    return os.getloadavg()[0]
+
+
+def _first(path: Path, pattern: str) -> str:
+    try:
+        found = re.search(pattern, path.read_text("utf-8", "replace"))
+    except OSError:
+        return ""
+    return " ".join(found[1].split()) if found else ""
+
+
+def _memory() -> str:
+    kibibytes = _first(Path("/proc/meminfo"), r"MemTotal:\s*(\d+)")
+    return f"{int(kibibytes) / (1 << 20):.0f} GiB" if kibibytes else ""
+
+
+def _docker() -> str:
+    if shutil.which("docker") is None:
+        return ""
+    command = ["docker", "version", "--format", "{{.Server.Version}}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except subprocess.TimeoutExpired:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
