@@ -6,11 +6,12 @@ VENV := .venv
 EXAMPLE := examples/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test clean
+.PHONY: help demo test bench clean
 
 help:
 	@echo "make demo   lock, build and verify $(EXAMPLE), with a Docker engine if one answers"
 	@echo "make test   ruff, mypy and pytest"
+	@echo "make bench  what nnenv costs beside its peers (docs/performance.md); takes its time"
 	@echo "make clean  remove $(VENV)"
 
 demo: $(VENV)/ready
@@ -26,6 +27,10 @@ test: $(VENV)/ready-for-tests
 	$(VENV)/bin/mypy || failed="$$failed mypy"; \
 	$(VENV)/bin/python -m pytest || failed="$$failed pytest"; \
 	test -z "$$failed" || { echo "make test: failed:$$failed" >&2; exit 1; }
+
+# It installs nnenv and the peers by itself, outside of $(VENV).
+bench:
+	@$(PYTHON) -m bench
 
 clean:
 	rm -rf $(VENV)

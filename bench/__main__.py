@@ -11,7 +11,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ SUITES = {
     "memory": "bench.memory",
     "profile-build": "bench.profile_build",
 }
-"""Suite -> module, or module:function (`suite` unless named), which takes a Run and yields Tables and Plots."""
+"""Suite -> module whose function `suite` takes a Run and yields Tables and Plots."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,10 +45,19 @@ class Report:
 
     suite: str
     parts: tuple[Table | Plot, ...]
+    versions: Mapping[str, str]
+    """Of the contestants that it ran."""
 
     def markdown(self) -> str:
         """For the documentation."""
-        return "\n".join(part.markdown() for part in self.parts)
+        used = ", ".join(f"{name} {version}" for name, version in sorted(self.versions.items()))
+        measured = f"Measured on: {machine.sentence()}." + (f" Versions: {used}." if used else "")
+        return "\n".join([*(part.markdown() for part in self.parts), measured]) + "\n"
+
+    def as_json(self) -> dict[str, object]:
+        """As plain values."""
+        tables = [part.as_json() for part in self.parts if isinstance(part, Table)]
+        return {"versions": dict(sorted(self.versions.items())), "tables": tables}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,8 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         print(machine.sentence() + "\n", flush=True)
         reports = [_report(name, run) for name in options.suites or SUITES]
-    if run.versions:
-        print("versions: " + ", ".join(f"{name} {version}" for name, version in sorted(run.versions.items())))
+    versions = {name: version for report in reports for name, version in report.versions.items()}
+    if versions:
+        print("versions: " + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())))
     _keep(reports, run, options)
     for failure in run.failures:
         print(f"failed: {failure}", file=sys.stderr)
@@ -79,10 +90,9 @@ def _report(name: str, run: Run) -> Report:
     """Run one suite and print its parts as they come."""
     print(f"suite {name}", file=sys.stderr, flush=True)
     parts: list[Table | Plot] = []
-    module, _, function = SUITES[name].partition(":")
+    run.versions.clear()
     try:
-        suite = getattr(importlib.import_module(module), function or "suite")
-        found: Iterable[Table | Plot] = suite(run)
+        found: Iterable[Table | Plot] = importlib.import_module(SUITES[name]).suite(run)
         for part in found:
             parts.append(part)
             if isinstance(part, Table):
@@ -91,7 +101,11 @@ def _report(name: str, run: Run) -> Report:
         print(f"{name}: not available: {reason}\n", flush=True)
     except ContestantFailed as reason:
         run.fail(f"{name}: {reason}")
-    return Report(suite=name, parts=tuple(parts))
+    except Exception as bug:
+        # The suites after it still have something to say.
+        traceback.print_exc()
+        run.fail(f"{name}: a bug of the bench: {type(bug).__name__}: {bug}")
+    return Report(suite=name, parts=tuple(parts), versions=dict(run.versions))
 
 
 def _keep(reports: Sequence[Report], run: Run, options: argparse.Namespace) -> None:
@@ -99,8 +113,7 @@ def _keep(reports: Sequence[Report], run: Run, options: argparse.Namespace) -> N
         facts = {
             "version": 1,
             "machine": machine.machine(),
-            "versions": dict(sorted(run.versions.items())),
-            "suites": {r.suite: [part.as_json() for part in r.parts if isinstance(part, Table)] for r in reports},
+            "suites": {report.suite: report.as_json() for report in reports},
             "failures": run.failures,
         }
         docs.write(Path(options.json), json.dumps(facts, indent=1) + "\n")
@@ -114,7 +127,7 @@ def _keep(reports: Sequence[Report], run: Run, options: argparse.Namespace) -> N
     if options.update_docs:
         kept = {report.suite: report.markdown() for report in reports if report.parts}
         plots = {part.slug: part.svg() for report in reports for part in report.parts if isinstance(part, Plot)}
-        docs.update(run.root / "docs", kept, plots, machine.sentence(), run.versions)
+        docs.update(run.root / "docs", kept, plots)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -53,19 +53,19 @@ class Docker:
         for image in images:
             _asked([self.command, "image", "rm", "--force", image])
 
-    def ours(self) -> list[str]:
+    def ours(self, prefix: str = PREFIX) -> list[str]:
         """The names of all images of the bench, those of an interrupted run included."""
-        done = _asked([self.command, "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", f"{PREFIX}*"])
+        done = _asked([self.command, "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", f"{prefix}*"])
         return sorted(set(done.stdout.split()))
 
     @contextmanager
-    def clean(self) -> Iterator[None]:
+    def clean(self, prefix: str = PREFIX) -> Iterator[None]:
         """Afterwards the images of the bench are gone, and so are the build cache records that appeared meanwhile."""
         before = self._cache_records()
         try:
             yield
         finally:
-            self.remove(*self.ours())
+            self.remove(*self.ours(prefix))
             self._prune(before)
 
     def _prune(self, keep: set[str]) -> None:

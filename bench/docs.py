@@ -11,17 +11,13 @@ from pathlib import Path
 PAGE = "performance.md"
 
 
-def update(
-    folder: Path, blocks: Mapping[str, str], plots: Mapping[str, str], machine: str, versions: Mapping[str, str]
-) -> None:
-    """Put each suite's block into `folder`/performance.md, with the machine and versions it ran on, and its plots
-    beside it. KeyError if the page has no block of that name."""
+def update(folder: Path, blocks: Mapping[str, str], plots: Mapping[str, str]) -> None:
+    """Put each suite's block into `folder`/performance.md, and its plots beside it; KeyError, and nothing is written,
+    if the page has no block of that name."""
     page = folder / PAGE
     text = page.read_text("utf-8")
-    used = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     for suite, block in blocks.items():
-        measured = f"Measured on: {machine}." + (f" Versions: {used}." if used else "")
-        text = replaced(text, suite, f"{block}\n{measured}\n")
+        text = replaced(text, suite, block)
     write(page, text)
     for slug, svg in plots.items():
         write(folder / "performance" / f"{slug}.svg", svg)

@@ -142,7 +142,7 @@ def _tables(run: Run, contestants: Sequence[Contestant]) -> Iterator[Table]:
             series = [one for one in series if one.samples]
             series += [one for one in found[MODEL] if one.name == REFERENCE]
         yield comparison(title, series, against=REFERENCE, aims=AIMS[scenario], notes=NOTES)
-    yield _digests(found[AGAIN])
+    yield digests(found[AGAIN])
 
 
 NOTES: Final = (
@@ -150,7 +150,8 @@ NOTES: Final = (
 )
 
 
-def _digests(series: Sequence[Series]) -> Table:
+def digests(series: Sequence[Series]) -> Table:
+    """How often the second cold build gave the image of the first."""
     rows = []
     for one in series:
         equal = sum(sample.note == "same" for sample in one.samples)

@@ -28,7 +28,7 @@ def suite(run: Run) -> Iterator[Table | Plot]:
     yield table("Build and verify by size of the model", "model MB", by_size)
     yield from plots("model", "size of the model, MB", by_size)
     by_wheels = list(_by_wheels(run))
-    yield table("Build and verify by number of wheels, model-free", "wheels", by_wheels)
+    yield table("Build and verify by number of wheels", "wheels", by_wheels)
     yield from plots("wheels", "number of wheels", by_wheels)
 
 
@@ -76,7 +76,8 @@ def _by_wheels(run: Run) -> Iterator[Measured]:
             _insist_on_number(project, count)
             yield measured(run, project, store, "build", count)
             yield replace(measured(run, project, store, "build", count), step=UNCHANGED)
-            yield measured(run, project, store, "verify", count)
+            # Without a framework and a model there is nothing to load or run.
+            yield measured(run, project, store, "verify", count, status="closed")
         except ContestantFailed as reason:
             run.fail(f"image-scaling, {count} wheels: {reason}")
         finally:

@@ -226,7 +226,7 @@ def _plot(
     """A line for each program and scenario; `place` says where a series stands, else `by_row` where its row does."""
     lines = []
     for at, program in enumerate(programs):
-        for scenario, all_of_it in found.items():
+        for dash, (scenario, all_of_it) in enumerate(found.items()):
             series = {one.name: one for one in all_of_it if one.samples}
             points = []
             for heading, names in rows:
@@ -234,5 +234,5 @@ def _plot(
                 across = (place(one) or (by_row or {}).get(heading)) if one else None
                 if one and across:
                     points.append((across, one.median))
-            lines.append(Line(name=f"{program}, {scenario}", points=tuple(points)))
+            lines.append(Line(name=f"{program}, {scenario}", points=tuple(points), colour=at, dash=dash))
     return Plot(slug=slug, title=title, x=x, y="seconds", lines=tuple(lines))

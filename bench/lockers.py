@@ -146,7 +146,7 @@ def uv_compile(run: Run, index: Replay, packages: Sequence[str]) -> Callable[[Pa
         command = (
             uv, "pip", "compile", "--quiet", "--no-config", "--python-version", PYTHON, "--python-platform",
             "x86_64-manylinux_2_36", "--generate-hashes", "--only-binary", ":all:", "--default-index", index.url,
-            "packages.in", "-o", "lock.txt",
+            "--python", sys.executable, "packages.in", "-o", "lock.txt",
         )  # fmt: skip
         return Locker(
             command=command,
@@ -260,7 +260,8 @@ def uv_for(run: Run, index: Replay, packages: Sequence[str], folder: Path, targe
     command = (
         run.peer("uv") / "bin" / "uv", "pip", "compile", "--quiet", "--no-config", "--python-version", python,
         "--python-platform", f"{machine}-manylinux_{glibc.replace('.', '_')}", "--generate-hashes",
-        "--only-binary", ":all:", "--default-index", index.url, "packages.in", "-o", f"{name}.txt",
+        "--only-binary", ":all:", "--default-index", index.url, "--python", sys.executable,
+        "packages.in", "-o", f"{name}.txt",
     )  # fmt: skip
     return Locker(
         command=command,

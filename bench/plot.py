@@ -23,6 +23,10 @@ class Line:
 
     name: str
     points: tuple[tuple[float, float], ...]
+    colour: int | None = None
+    """Which of the colours, so that lines of one program can share theirs; None: one after the other."""
+    dash: int | None = None
+    """Which kind of stroke; None: one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +78,12 @@ class _Axis:
         return [tick for tick in ticks if self.low * 0.999 <= tick <= self.high * 1.001]
 
 
+def _powers_of_two(values: Iterable[float]) -> list[float]:
+    """The values, if each is a small power of two: marks at 1, 2, 4, 8 then say more than 1, 2, 5."""
+    known = sorted(set(values))
+    return known if known[-1] <= 64 and all(math.log2(value).is_integer() for value in known) else []
+
+
 def _axis(values: Iterable[float], start: float, end: float) -> _Axis:
     """From the values' least to their greatest, with a little room, and never less than a factor of four."""
     known = sorted(values)
@@ -86,7 +96,7 @@ def _drawing(plot: Plot, lines: Sequence[Line]) -> Iterable[str]:
     points = [point for line in lines for point in line.points]
     across = _axis((x for x, _ in points), LEFT, WIDTH - RIGHT)
     up = _axis((y for _, y in points), HEIGHT - BOTTOM, TOP)
-    for tick in across.ticks():
+    for tick in _powers_of_two(x for x, _ in points) or across.ticks():
         yield _rule(across.at(tick), TOP, across.at(tick), HEIGHT - BOTTOM)
         yield _text(across.at(tick), HEIGHT - BOTTOM + 18, _tick(tick), "middle")
     for tick in up.ticks():
@@ -103,8 +113,8 @@ def _drawing(plot: Plot, lines: Sequence[Line]) -> Iterable[str]:
 
 
 def _line(number: int, line: Line, across: _Axis, up: _Axis) -> Iterable[str]:
-    colour = COLOURS[number % len(COLOURS)]
-    dash = DASHES[number % len(DASHES)]
+    colour = COLOURS[(number if line.colour is None else line.colour) % len(COLOURS)]
+    dash = DASHES[(number if line.dash is None else line.dash) % len(DASHES)]
     style = f'stroke="{colour}" stroke-width="2"' + (f' stroke-dasharray="{dash}"' if dash else "")
     spots = [(across.at(x), up.at(y)) for x, y in sorted(line.points)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)

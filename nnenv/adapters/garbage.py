@@ -76,7 +76,7 @@ class Bin:
                 if _lease_name(entry) in held:
                     continue
                 aside = self._store.root / "tmp" / f"gone-{os.urandom(8).hex()}"
-                with suppress(FileNotFoundError), refusing_writes(entry.path):
+                with refusing_writes(entry.path), suppress(FileNotFoundError):
                     if entry.part is Part.TREE:
                         # First the marker: a tree without it is not taken for a whole one.
                         entry.path.with_name(f"{entry.path.name}.ok").unlink(missing_ok=True)
@@ -85,7 +85,7 @@ class Bin:
         return moved
 
     def _removed(self, entry: Entry) -> bool:
-        if entry.part in (Part.PARTIAL, Part.LEFT):
+        if entry.part in (Part.PARTIAL, Part.WORK, Part.LEFT):
             return remove_if_free(entry.path)
         with refusing_writes(entry.path):
             if entry.part is Part.RECORD:

@@ -52,8 +52,12 @@ def merge_base(folder: Path, first: str, second: str, environment: Mapping[str, 
     return done.stdout.decode("ascii").split()[0]
 
 
-def file_at(folder: Path, commit: str, name: str, limit: int, environment: Mapping[str, str]) -> bytes:
+def file_at(
+    folder: Path, commit: str, name: str, environment: Mapping[str, str], *, limit: int, revision: str
+) -> bytes:
     """The bytes of the file `name` in `folder` as `commit`, by its full name, holds it; text is not converted.
+
+    `revision` is what the user calls the commit.
 
     Raises NnenvError `revision-unknown` if the commit has no such file, `file-unreadable` above `limit` bytes.
     """
@@ -62,21 +66,21 @@ def file_at(folder: Path, commit: str, name: str, limit: int, environment: Mappi
     if size.returncode:
         raise NnenvError(
             "revision-unknown",
-            f"there is no {path} at {commit[:12]}",
-            where=f"{commit[:12]}:{path}",
-            because=_lines(size.stderr),
+            f"there is no {path} at {revision}",
+            where=f"{revision}:{path}",
+            because=[line.replace(commit, revision) for line in _lines(size.stderr)],
             fix=["name a revision that has one, or compare two files"],
         )
     if int(size.stdout) > limit:
         raise NnenvError(
             "file-unreadable",
-            f"{path} at {commit[:12]} is larger than the {limit} bytes that such a file may have",
-            where=f"{commit[:12]}:{path}",
+            f"{path} at {revision} is larger than the {limit} bytes that such a file may have",
+            where=f"{revision}:{path}",
             fix=["check that this is the revision that you mean"],
         )
     done = _git(folder, environment, "cat-file", "blob", f"{commit}:{path}")
     if done.returncode:
-        raise _unavailable("git could not read the file", done.stderr)
+        raise _unavailable("git could not read the file", folder, done.stderr)
     return done.stdout
 
 
@@ -84,7 +88,7 @@ def _prefix(folder: Path, environment: Mapping[str, str]) -> str:
     """The path of `folder` from the top of its repository, with a slash at its end; "" at the top."""
     done = _git(folder, environment, "rev-parse", "--show-prefix")
     if done.returncode:
-        raise _unavailable(f"{folder} is in no git repository that can be read", done.stderr)
+        raise _unavailable("the project is in no git repository that can be read", folder, done.stderr)
     return done.stdout.decode("utf-8", "surrogateescape").removesuffix("\n")
 
 
@@ -107,7 +111,7 @@ def _git(folder: Path, environment: Mapping[str, str], *arguments: str) -> subpr
             fix=["install git, or compare two files: `nnenv diff OLD.lock NEW.lock`"],
         ) from None
     except subprocess.TimeoutExpired:
-        raise _unavailable(f"git did not end within {_SECONDS} seconds", b"") from None
+        raise _unavailable(f"git did not end within {_SECONDS} seconds", folder, b"") from None
 
 
 def _refuse_option(revision: str) -> None:
@@ -130,10 +134,11 @@ def _unknown(revision: str, said: bytes) -> NnenvError:
     )
 
 
-def _unavailable(what: str, said: bytes) -> NnenvError:
+def _unavailable(what: str, folder: Path, said: bytes) -> NnenvError:
     return NnenvError(
         "git-unavailable",
         what,
+        where=str(folder),
         because=_lines(said),
         fix=["change to a project in a git repository, or compare two files: `nnenv diff OLD.lock NEW.lock`"],
     )

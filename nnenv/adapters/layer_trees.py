@@ -31,13 +31,15 @@ def extract_tar(chunks: Iterator[bytes], destination: Path) -> None:
     """Extract the canonical tar `chunks` (see `layers.read_layer_tar`) into the directory `destination`.
 
     Files become 0444 or 0555 and directories 0755, whatever the umask; owners and special bits are not kept;
-    files get the tar's mtime. `destination` is made if it is missing; nothing in it is replaced.
+    files get the tar's mtime. `destination` is made if it is missing, mode 0755; nothing in it is replaced.
     Raises `store-corrupt` for a tar that we would not have written, and what `refusing_writes` raises
     for a disk that does not take it. What was extracted until then stays: give a directory that can be dropped.
     """
     source = _Source(chunks)
     with refusing_writes(destination):
-        destination.mkdir(mode=0o755, exist_ok=True)
+        if not destination.is_dir():
+            destination.mkdir()
+            destination.chmod(0o755)
         with _Place(destination) as place:
             previous = ""
             while (entry := _next_entry(source)) is not None:

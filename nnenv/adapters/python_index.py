@@ -26,7 +26,6 @@ from nnenv.errors import NnenvError
 from nnenv.formats.core_metadata import CoreMetadata, normal_name, read_metadata
 from nnenv.formats.packed_page import PackedPage, pack, pack_files
 from nnenv.formats.simple_index import ACCEPT, IndexFile
-from nnenv.formats.zip_gate import CentralEntry, TailTooShort, member_from_range, read_central_directory
 from nnenv.resolve.python_catalog import WheelRecord
 from nnenv.spec.artifact import Artifact, Sha256
 
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from nnenv.adapters.http import Response
+    from nnenv.formats.zip_gate import CentralEntry
 
 PAGE_LIMIT: Final = 64 << 20
 """Bytes of one index page at most; the largest seen is 20 MB."""
@@ -411,6 +411,8 @@ class PythonIndexes:
         return _checked_metadata(response.body, file)
 
     def _from_tail(self, file: IndexFile) -> bytes | None:
+        from nnenv.formats.zip_gate import TailTooShort, read_central_directory
+
         url = self._open_address(file.url)
         tail = self.http.get_range(url, -TAIL)
         for _ in range(_MOST_TAILS):
@@ -425,6 +427,8 @@ class PythonIndexes:
 
     def _member(self, file: IndexFile, directory: Sequence[CentralEntry]) -> bytes | None:
         """METADATA out of the zip at `file`; None where it is not there once, which the whole wheel's gate explains."""
+        from nnenv.formats.zip_gate import member_from_range
+
         entries = [
             entry for entry in directory if entry.name.count("/") == 1 and entry.name.endswith(".dist-info/METADATA")
         ]

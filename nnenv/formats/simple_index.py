@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
@@ -116,8 +117,22 @@ def json_file(item: Mapping[str, object], base: str) -> IndexFile:
 
 
 def _joined(base: str, link: str) -> str:
-    """`urljoin`, which costs most of a large page's time, only where the link is relative."""
-    return link if link.startswith(_WEB) else urljoin(base, link)
+    """`urljoin`, which costs most of a large page's time, only where the link is relative and not plain."""
+    if link.startswith(_WEB):
+        return link
+    if _PLAIN.fullmatch(link) and base.startswith(_WEB):
+        return _root(base) + link
+    return urljoin(base, link)
+
+
+_PLAIN = re.compile(r"(?:/[A-Za-z0-9_+%-][A-Za-z0-9_.+%-]*)+")
+"""A path from the root, without anything that `urljoin` would change."""
+
+
+@cache
+def _root(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _string(value: object) -> str:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
-from resolvelib import AbstractProvider, BaseReporter, ResolutionImpossible, ResolutionTooDeep, Resolver
+from resolvelib import AbstractProvider, BaseReporter, ResolutionImpossible, ResolutionTooDeep
+from resolvelib.resolvers import Criterion, Resolution
 
 from nnenv.errors import NnenvError
 from nnenv.resolve.python_catalog import WheelCatalog, WheelRecord
@@ -132,9 +133,8 @@ def resolve_wheels(
     provider = _Provider(catalog, target, policy, pins)
     roots = provider.roots(requirements)
     catalog.prefetch(root.name for root in roots)
-    resolver: Resolver[Wanted, Candidate, str] = Resolver(provider, BaseReporter())
     try:
-        result = resolver.resolve(roots, max_rounds=MAX_ROUNDS)
+        result = _Resolution(provider, BaseReporter()).resolve(roots, max_rounds=MAX_ROUNDS)
     except ResolutionImpossible as error:
         raise _impossible(error.causes, provider) from None
     except ResolutionTooDeep:
@@ -187,6 +187,27 @@ def _split(identifier: str) -> tuple[str, tuple[str, ...]]:
     return name, tuple(extras.split(",")) if extras else ()
 
 
+class _Resolution(Resolution[Wanted, Candidate, str]):
+    """resolvelib's search, which in every round asks of every choice whether it still fits: answers are remembered.
+
+    That makes rounds three times faster, and changes no answer: a criterion is never altered, only replaced.
+    """
+
+    def __init__(self, provider: _Provider, reporter: BaseReporter[Wanted, Candidate, str]) -> None:
+        super().__init__(provider, reporter)
+        self._judged: dict[str, tuple[Criterion[Wanted, Candidate], Candidate, bool]] = {}
+
+    def _is_current_pin_satisfying(self, name: str, criterion: Criterion[Wanted, Candidate]) -> bool:
+        pin = self.state.mapping.get(name)
+        if pin is None:
+            return False
+        judged = self._judged.get(name)
+        if judged is None or judged[0] is not criterion or judged[1] is not pin:
+            fits = all(item.requirement.is_met_by(pin.wheel.version) for item in criterion.information)
+            judged = self._judged[name] = (criterion, pin, fits)
+        return judged[2]
+
+
 class _Provider(AbstractProvider[Wanted, Candidate, str]):
     """resolvelib's five questions, answered for one target; every answer is remembered."""
 
@@ -209,6 +230,21 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
 
     def identify(self, requirement_or_candidate: Wanted | Candidate) -> str:
         return requirement_or_candidate.identifier
+
+    def narrow_requirement_selection(
+        self,
+        identifiers: Iterable[str],
+        resolutions: Mapping[str, Candidate],
+        candidates: Mapping[str, Iterator[Candidate]],
+        information: Mapping[str, Iterator[RequirementInformation[Wanted, Candidate]]],
+        backtrack_causes: Sequence[RequirementInformation[Wanted, Candidate]],
+    ) -> list[str]:
+        """The one that is preferred: the same as asking for each preference, without the detours."""
+
+        def preference(identifier: str) -> tuple[bool, bool, bool, str]:
+            return self.get_preference(identifier, resolutions, candidates, information, backtrack_causes)
+
+        return [min(identifiers, key=preference)]
 
     def get_preference(
         self,

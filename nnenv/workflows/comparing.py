@@ -112,7 +112,7 @@ def _revision(session: Session, revision: str) -> Side:
 
 
 def _at_commit(session: Session, name: str, commit: str) -> Side:
-    data = git.file_at(session.project, commit, LOCK_NAME, SIZE_LIMIT, session.environment)
+    data = git.file_at(session.project, commit, LOCK_NAME, session.environment, limit=SIZE_LIMIT, revision=name)
     shown = name if commit.startswith(name) else f"{name} ({commit[:12]})"
     return Side(name=shown, lockfile=read_lock(data, f"{name}:{LOCK_NAME}"))
 

@@ -328,11 +328,10 @@ class LayerMaker:
     def _interpreter_debs(self) -> tuple[Artifact, ...]:
         return self.lockfile.tools_of(self.target) or self.lockfile.debs_of(self.target)
 
-    def interpreter_tree(self) -> str:
-        """What the store calls the extracted interpreter that compiles for this target."""
-        native = "x86_64" if self._has_tools() else self.target.machine
-        parts = [RECIPE, native, *(deb.sha256 for deb in self._interpreter_debs())]
-        return f"interpreter-{hashlib.sha256(canonical_json(parts)).hexdigest()}"
+    def interpreter_trees(self) -> tuple[str, ...]:
+        """What the store may call the extracted interpreter that compiles for this target."""
+        debs, tools = self.lockfile.debs_of(self.target), self.lockfile.tools_of(self.target)
+        return _interpreter_tree(self.target.machine, debs), _interpreter_tree("x86_64", tools)
 
     @contextmanager
     def _interpreter(self) -> Iterator[SandboxRunner]:
@@ -352,9 +351,8 @@ class LayerMaker:
         mode = strongest_mode()
         with ExitStack() as ends:
             if emulator is None and mode != "restricted":
-                parts = [RECIPE, native, *(deb.sha256 for deb in packages.debs)]
-                key = hashlib.sha256(canonical_json(parts)).hexdigest()
-                place = store.tree(f"interpreter-{key}", lambda new: packages.make_interpreter(new / "root"))
+                tree = _interpreter_tree(native, packages.debs)
+                place = store.tree(tree, lambda new: packages.make_interpreter(new / "root"))
             else:
                 place = ends.enter_context(store.scratch())
                 packages.make_interpreter(place / "root")
@@ -366,6 +364,11 @@ class LayerMaker:
 
         store = self.session.store
         return store.tree(layer.diff_id, lambda path: extract_tar(read_layer_tar(layer, store), path))
+
+
+def _interpreter_tree(machine: str, debs: Sequence[Artifact]) -> str:
+    parts = [RECIPE, machine, *(deb.sha256 for deb in debs)]
+    return f"interpreter-{hashlib.sha256(canonical_json(parts)).hexdigest()}"
 
 
 def harness_files() -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -48,6 +49,7 @@ KINDS: Final[Mapping[Kind, str]] = {
 }
 UNPACKED: Final = "unpacked .debs"
 LAYERS: Final = "parts of layers"
+NAMED: Final = "named by a lock"
 UNKNOWN: Final = "of no known project"
 PARTS: Final[Mapping[Part, str]] = {
     Part.TREE: "extracted layers",
@@ -99,7 +101,7 @@ class Sizes:
 def store_sizes(session: Session) -> Sizes:
     """How much of each kind is in the store; reads names, records and locks, no artifact."""
     needs = needed(session)
-    rows: dict[str, list[Entry]] = {name: [] for name in (*KINDS.values(), UNPACKED, LAYERS, UNKNOWN, *PARTS.values())}
+    rows: dict[str, list[Entry]] = {name: [] for name in (*KINDS.values(), UNPACKED, LAYERS, NAMED, UNKNOWN, *PARTS.values())}
     for entry in inventory(session.store):
         rows[kind_of(entry, needs)].append(entry)
     return Sizes(
@@ -139,12 +141,11 @@ def needed(session: Session) -> Needs:
             needs.gone[entry] = path
             continue
         needs.projects.append(path)
-        for digest in _DIGEST.findall(data):
-            needs.objects.setdefault(digest.decode(), UNKNOWN)
-        try:
+        # A lock that is merged, torn or newer cannot be read: the digests are what can be known of it.
+        with suppress(NnenvError):
             _add(session, read_lock(data), needs)
-        except NnenvError:
-            continue  # merged, torn or newer: the digests are what can be known of it
+        for digest in _DIGEST.findall(data):
+            needs.objects.setdefault(digest.decode(), NAMED)
     return needs
 
 
@@ -177,14 +178,14 @@ def _add(session: Session, lockfile: Lockfile, needs: Needs) -> None:
 
 def _add_target(session: Session, maker: LayerMaker, needs: Needs) -> None:
     """Add what building one target asks the store for; nothing is made."""
-    needs.trees.add(maker.interpreter_tree())
+    needs.trees.update(maker.interpreter_trees())
     for kind, key in maker.records():
         needs.records.add(record_name(kind, key))
         record = session.store.load(kind, key)
         if record is None:
             continue
         if kind == "deb":
-            needs.objects.setdefault(unpacked_from_json(record).data_sha256, UNPACKED)
+            needs.objects[unpacked_from_json(record).data_sha256] = UNPACKED
         elif kind == "layer" and (layer := layer_from_json(record)) is not None:
             needs.trees.add(layer.diff_id)
             for digest in layer.objects:

@@ -47,7 +47,8 @@ def run(folder: Path, environment: Mapping[str, str], *arguments: str) -> str:
 
 def read(project: Path, revision: str, environment: Mapping[str, str], limit: int = 1000) -> bytes:
     """The lock at a revision."""
-    return git.file_at(project, git.commit_of(project, revision, environment), "model.lock", limit, environment)
+    commit = git.commit_of(project, revision, environment)
+    return git.file_at(project, commit, "model.lock", environment, limit=limit, revision=revision)
 
 
 def refusal(project: Path, revision: str, environment: Mapping[str, str], limit: int = 1000) -> NnenvError:
@@ -99,7 +100,7 @@ def test_no_lock_at_a_revision(project: Path, environment: dict[str, str]) -> No
     run(project, environment, "commit", "--quiet", "--message", "gone")
     error = refusal(project, "HEAD", environment)
     assert error.code == "revision-unknown"
-    assert "sub/prö ject/model.lock" in error.what
+    assert error.what == "there is no sub/prö ject/model.lock at HEAD"
 
 
 def test_a_file_that_is_too_large(project: Path, environment: dict[str, str]) -> None:
@@ -169,5 +170,5 @@ def test_a_missing_object_of_a_partial_clone_is_not_fetched(
     inside.mkdir(parents=True)
     commit = git.commit_of(inside, "HEAD", environment)
     with pytest.raises(NnenvError):
-        git.file_at(inside, commit, "model.lock", 1000, environment)
+        git.file_at(inside, commit, "model.lock", environment, limit=1000, revision="HEAD")
     assert run(inside, environment, "cat-file", "blob", f"{commit}:./model.lock") == "two"

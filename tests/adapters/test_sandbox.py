@@ -211,6 +211,7 @@ PACKAGE_FILES = (
     "verify/protocols.py",
     "adapters/__init__.py",
     "adapters/host.py",
+    "adapters/live.py",
     "adapters/sandbox.py",
     "adapters/sandbox_init.py",
 )
@@ -567,6 +568,58 @@ def test_processes_are_limited(way: Way) -> None:
     script = "for i in {1..30}; do sleep 0.5 & done; wait"
     assert b"fork: " in way.shell(script, processes=12, seconds=2.0).stderr
     assert way.shell(script, processes=200).stderr == b""
+
+
+@pytest.fixture
+def runner_here(all_ways: dict[str, Way]) -> SandboxRunner:
+    """A runner of this process, in the strongest mode."""
+    way = next(way for way in all_ways.values() if way.child is None)
+    way.shell(":")
+    return SandboxRunner(way.root, machine=machine(), environment=ENVIRONMENT, mode=way.mode)
+
+
+def test_streams_are_fed_and_taken_piece_by_piece(runner_here: SandboxRunner) -> None:
+    """More than fits into a pipe goes in from a generator, and what comes out is handed on at once."""
+    chunk = bytes(range(256)) * 1024
+    taken: list[bytes] = []
+    done = runner_here.stream(Run(argv=["cat"]), (chunk for _ in range(40)), taken.append)
+    assert (done.exit_code, done.stdout) == (0, b"")
+    assert b"".join(taken) == chunk * 40
+    assert max(map(len, taken)) <= 1 << 16
+
+
+def test_too_much_output_ends_a_stream(runner_here: SandboxRunner) -> None:
+    """The limit counts what was taken."""
+    request = Run(argv=["bash", "-c", "head -c 8M /dev/zero; sleep 60"], limits=Limits(output_bytes=1 << 20))
+    assert runner_here.stream(request, iter(()), len).limit_hit == "output"
+
+
+@pytest.mark.parametrize("culprit", ["feed", "take", "watch"])
+def test_whoever_raises_ends_the_run(runner_here: SandboxRunner, culprit: str) -> None:
+    """The one who feeds, takes or watches: the program is gone at once, and the error is theirs."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    def feed() -> Iterator[bytes]:
+        yield b"x"
+        if culprit == "feed":
+            raise Stop
+
+    mark = f"60.{os.getpid()}"
+    begun = time.monotonic()
+    with pytest.raises(Stop):
+        runner_here.stream(
+            Run(argv=["bash", "-c", f"echo begun; sleep {mark}"]),
+            feed(),
+            stop if culprit == "take" else len,
+            stop if culprit == "watch" else lambda: None,
+        )
+    assert time.monotonic() - begun < 30
+    assert mark not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
 
 
 def test_large_streams_do_not_block_each_other(way: Way) -> None:

@@ -219,6 +219,51 @@ def test_verify_all_reads_everything_again(store: Store) -> None:
     assert bad not in set(store.objects())
 
 
+def test_verify_all_in_threads_tells_how_far_it_is(store: Store) -> None:
+    """Every byte is told once, whatever the number of threads; the order is that of the names."""
+    names = [store.put(bytes([number]) * 100_000) for number in range(20)]
+    flip(object_path(store, names[3]))
+    told: list[int] = []
+    found = list(Store(store.root).verify_all(workers=4, advance=told.append))
+    assert found == [(name, name != names[3]) for name in sorted(names)]
+    assert sum(told) == 20 * 100_000
+
+
+def test_verify_all_ends_when_nobody_listens_any_more(store: Store) -> None:
+    """An interrupt does not wait for the files that are being read."""
+    for number in range(8):
+        store.put(bytes([number]) * (1 << 20))
+    reading = Store(store.root).verify_all(workers=2)
+    next(reading)
+    reading.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == 1
+
+
+def test_a_changed_tree_is_found_and_made_anew(store: Store) -> None:
+    """verify_tree takes the marker away, so the next use extracts again."""
+    place = store.tree("t", lambda place: (place / "file").write_bytes(b"right"))
+    assert store.verify_tree("t")
+    (place / "file").write_bytes(b"wrong")
+    assert not store.verify_tree("t")
+    assert (store.tree("t", lambda place: (place / "file").write_bytes(b"right")) / "file").read_bytes() == b"right"
+
+
+# Projects
+
+
+def test_a_root_is_remembered_once(store: Store, tmp_path: Path) -> None:
+    """By the real path of the folder, and written only the first time."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (tmp_path / "link").symlink_to(project)
+    store.add_root(project / "model.lock")
+    (entry,) = store.roots()
+    before = entry.stat()
+    store.add_root(tmp_path / "link" / "model.lock")
+    assert store.roots() == {entry: project / "model.lock"}
+    assert entry.stat() == before
+
+
 def test_a_batch_publishes_all_at_its_end(store: Store) -> None:
     """Nothing is there before the end, and all of it afterwards; equal objects are one."""
     with store.batch() as batch:

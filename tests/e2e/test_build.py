@@ -185,6 +185,61 @@ def test_a_build_of_a_built_lock_changes_nothing(toy: User, tmp_path: Path) -> N
     assert (tmp_path / "again.tar").read_bytes() == (toy.project.parent / "cpu.tar").read_bytes()
 
 
+def test_an_unchanged_image_is_known_until_a_part_of_it_is_gone(tiny: User, tmp_path: Path) -> None:
+    """A second build looks for the objects of the expected image and makes nothing; without one of them, or of the
+    locked files, it is made anew."""
+    user = tiny.elsewhere(tmp_path / "project", store=linked_copy(tiny.store, tmp_path / "store"))
+    offline = {"DOCKER_HOST": f"unix://{tmp_path / 'nobody'}"}
+    user.must("build", **offline)
+    for kind in ("layer", "deb"):
+        shutil.rmtree(user.store / "derived" / kind)
+    assert "as locked" in user.must("build", **offline).out
+    assert not (user.store / "derived" / "layer").exists(), "it should have made nothing"
+    for sha256 in (user.lock().model("toy").file, user.lock().targets[0].debs[0]):
+        place = user.store / "objects" / "sha256" / sha256[:2] / sha256
+        place.unlink()
+        assert "as locked" in user.must("build", **offline).out
+        assert place.exists()
+    glue = max((user.store / "derived" / "image").rglob("*"), key=lambda path: path.is_file())
+    names = glue.read_bytes().split(b"\n")[1].decode().split()
+    locked = {artifact.sha256 for artifact in user.lock().artifacts}
+    made = next(name for name in names if name not in locked)
+    place = user.store / "objects" / "sha256" / made[:2] / made
+    place.unlink()
+    assert "as locked" in user.must("build", **offline).out
+    assert place.exists()
+
+
+def test_a_lock_that_moves_during_the_build_is_left_alone(tiny: User, tmp_path: Path) -> None:
+    """The image of one lock is not noted in another: the build says so, and the newer lock stays."""
+    user = tiny.elsewhere(tmp_path / "project", store=linked_copy(tiny.store, tmp_path / "store"))
+    first = user.lock()
+    target = replace(first.targets[0], image=None)
+    user.lock_path.write_bytes(write_lock(replace(first, targets=(target,))))
+    newer = write_lock(replace(first, targets=(replace(target, moment="2026-02-01T00:00:00Z"),)))
+    # A command that changes the lock while the engine is asked would be a race; a build that reads one lock and notes
+    # its image in another is the same without one.
+    program = (
+        "import sys; from pathlib import Path; import nnenv.workflows.building as building\n"
+        "note = building._note\n"
+        "def late(*arguments):\n"
+        "    Path('model.lock').write_bytes(bytes.fromhex(sys.argv[1]))\n"
+        "    return note(*arguments)\n"
+        "building._note = late\n"
+        "from nnenv.cli.main import main; sys.exit(main(sys.argv[2:]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, newer.hex(), "build", "--frozen", "--json", "--store", str(user.store)],
+        cwd=user.project,
+        env={**user.environment, "DOCKER_HOST": "unix:///nonexistent"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, json.loads(done.stdout)["errors"][0]["code"]) == (1, "changed-meanwhile"), done
+    assert user.lock_path.read_bytes() == newer
+
+
 def test_building_offline_from_a_warm_store(toy: User, tmp_path: Path) -> None:
     """With everything in the store `--offline` builds, and so it does where no index and no archive answer."""
     user = toy.elsewhere(tmp_path / "project")

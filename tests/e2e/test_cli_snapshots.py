@@ -24,7 +24,21 @@ from tests.e2e.world import PLAIN, User, World, linked_copy, plain_project, toy_
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 UPDATE = "NNENV_UPDATE_SNAPSHOTS"
 
-COMMANDS = ("", "lock", "fetch", "build", "verify", "test", "test record")
+COMMANDS = (
+    "",
+    "init",
+    "add",
+    "remove",
+    "lock",
+    "fetch",
+    "build",
+    "verify",
+    "test",
+    "test record",
+    "why",
+    "tree",
+    "diff",
+)
 
 _PROGRESS = re.compile(r"^.*: (?:[0-9.]+ (?:B|KiB|MiB|GiB|TiB) in )?[0-9.]+ s\n", re.MULTILINE)
 """Lines on steps of more than a second, which come or not with the machine's load."""
@@ -94,7 +108,7 @@ def without_figures(text: str) -> str:
 def without_sizes(text: str) -> str:
     """For outputs on the archive of paper: a compiler and a compressor of this machine had a hand in the wheels."""
     text = re.sub(r" +\d+\.\d kB$", "    <size>", text, flags=re.MULTILINE)
-    return re.sub(r'"bytes": \d+', '"bytes": <number>', text)
+    return re.sub(r'"(bytes|fetched_bytes)": \d+', r'"\1": <number>', text)
 
 
 def help_text(text: str) -> str:

@@ -98,7 +98,7 @@ def test_sizes_of_a_built_side_are_taken_over() -> None:
 
 
 def test_a_security_fix_in_the_os_leaves_wheels_and_bytecode_alone() -> None:
-    """The interpreter's bytecode is made anew for a new interpreter only; the user is part of the generated OS state."""
+    """The interpreter's bytecode is made anew for a new interpreter only; the user belongs to the generated state."""
     fixed = deb("libssl3", "2", size=100)
     difference = image_difference(side(deb("libssl3", size=100), wheel("aa")), side(fixed, wheel("aa")))
     assert [title for title, move in moves(difference) if move is REMADE] == ["os debian:12", "os state", "nnenv"]

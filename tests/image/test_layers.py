@@ -28,7 +28,7 @@ from nnenv.image.layers import (
     read_layer_tar,
     spliced_layer,
 )
-from nnenv.image.tree import Entry, Slice, collisions, compose, normalised_mode
+from nnenv.image.tree import Entry, Slice, collisions, compose, disagree, linked_file, meanings, normalised_mode
 from nnenv.spec.artifact import Sha256
 from tests.image.memory_objects import MemoryObjects
 
@@ -125,6 +125,49 @@ def test_collisions_across_layers_name_the_layers():
     assert [line.partition(":")[0] for line in found[1].because] == ["layer os", "layer wheel"]
     del trees["below a link"], trees["wheel"]
     assert collisions(trees) == ()
+
+
+SAME_PATH = [
+    Entry(path="a", kind="file", mode=0o644, content=b"one"),
+    Entry(path="a", kind="file", mode=0o755, content=b"one"),
+    Entry(path="a", kind="file", mode=0o644, content=b"two"),
+    Entry(path="a", kind="file", mode=0o644, content=Slice(sha256=Sha256("1" * 64), offset=0, length=3)),
+    Entry(path="a", kind="file", mode=0o644, content=Slice(sha256=Sha256("1" * 64), offset=1, length=3)),
+    Entry(path="a", kind="file", mode=0o644, content=b"one", uid=1),
+    Entry(path="a", kind="symlink", mode=0o777, target="b"),
+    Entry(path="a", kind="symlink", mode=0o777, target="c"),
+    Entry(path="a", kind="dir", mode=0o755),
+    Entry(path="a", kind="dir", mode=0o700),
+    Entry(path="a/b", kind="file", mode=0o644, content=b"below"),
+]
+"""Entries that claim one path, or something below it."""
+
+
+@pytest.mark.parametrize("first", range(len(SAME_PATH)))
+@pytest.mark.parametrize("second", range(len(SAME_PATH)))
+def test_meanings_stand_in_for_entries(first: int, second: int) -> None:
+    """Two trees disagree by their meanings exactly if they collide by their entries."""
+    trees = {"lower": compose([SAME_PATH[first]]), "upper": compose([SAME_PATH[second]])}
+    assert disagree(meanings(tree) for tree in trees.values()) == bool(collisions(trees))
+
+
+def test_links_lead_to_files() -> None:
+    """Links of both kinds are followed, in chains too; not to directories, to nothing, or in circles."""
+    file = Entry(path="etc/conf", kind="file", mode=0o644, content=b"")
+    links = {"a": "etc/conf", "lib/b": "../etc/conf", "lib/c": "/etc/conf", "d": "lib/b", "e": "etc"}
+    links |= {"f": "g", "g": "f"}
+    tree = compose(
+        [
+            file,
+            Entry(path="lib/hard", kind="hardlink", mode=0o644, target="etc/conf"),
+            *(Entry(path=path, kind="symlink", mode=0o777, target=target) for path, target in links.items()),
+        ]
+    )
+    entries = {entry.path: entry for entry in tree}
+    found = {path for path in entries if linked_file(path, entries) == file}
+    assert found == {"etc/conf", "a", "lib/b", "lib/c", "d", "lib/hard"}
+    assert linked_file("e", entries) is None
+    assert linked_file("f", entries) is None
 
 
 def test_a_layer_may_not_change_the_mode_of_a_directory_below_it():

@@ -99,7 +99,8 @@ def edit_text(outcome: EditOutcome, palette: Palette) -> str:
     locked = f"wrote {LOCK_NAME}" if outcome.lock.changed else f"{LOCK_NAME} is up to date"
     joined = f"{MANIFEST_NAME} and {LOCK_NAME}"
     result = f"wrote {joined}" if outcome.edits and outcome.lock.changed else f"{written}; {locked}"
-    return text + lock_text(outcome.lock.summary, outcome.lock.changes, palette("green", result))
+    news = [] if outcome.lock.first else outcome.lock.changes  # every target of a first lock is new
+    return text + lock_text(outcome.lock.summary, news, palette("green", result))
 
 
 def _edit_line(array: str, before: str, after: str) -> str:

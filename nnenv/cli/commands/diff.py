@@ -18,6 +18,7 @@ from nnenv.workflows.session import Session
 _SIGNS: Final = {Move.ADDED: "+", Move.REMOVED: "-"}
 """Of everything else: ~."""
 _COLOURS: Final = {Move.ADDED: "green", Move.REMOVED: "red"}
+_DETAILS: Final = "only details changed that are not shown: origins, metadata or notices"
 _LONGEST_LIST: Final = 20
 """Items of one value that are shown."""
 
@@ -136,7 +137,7 @@ def diff_text(found: Comparison, palette: Palette) -> str:
     ]
     shown = [part for part in parts if part]
     if not shown:
-        return heading + "only details changed that are not shown: origins, metadata or notices\n"
+        return heading + f"{_DETAILS}\n"
     return "\n".join([heading, *shown])
 
 
@@ -257,7 +258,12 @@ def _sums(target: TargetDifference, image: ImageDifference) -> Iterator[tuple[st
     for layer in image.layers:
         if layer.move is not LayerMove.SHARED and target.old is not None:
             yield "", f"{layer.move} {layer.title}, {_about(image, layer.size)}"
-    yield "to pull", pull_text(target, image)
+    whose = "has no other image of this project" if target.old is None else "has the old image"
+    yield "to pull", f"{_about(image, image.pull)} for a host that {whose}"
+    if target.old is not None and image.pull_by_chain != image.pull:
+        yield "", f"{_about(image, image.pull_by_chain)} with Docker's classic store, which shares from the bottom up"
+    if not image.exact:
+        yield "", "estimated, since not both images are built" if target.old else "estimated, since it is not built"
 
 
 def _image_text(target: TargetLock | None) -> str:
@@ -266,17 +272,6 @@ def _image_text(target: TargetLock | None) -> str:
 
 def _count(target: TargetDifference, sign: str) -> int:
     return sum(_sign(package.move) == sign for package in target.packages)
-
-
-def pull_text(target: TargetDifference, image: ImageDifference) -> str:
-    """How much a host has to pull, and how sure that is."""
-    if target.old is None:
-        text = f"{_about(image, image.pull)} for a host that has no other image of this project"
-    else:
-        text = f"{_about(image, image.pull)} for a host that has the old image"
-    if target.old is not None and image.pull_by_chain != image.pull:
-        text += f" ({_about(image, image.pull_by_chain)} with Docker's classic store, which shares from the bottom up)"
-    return text + ("" if image.exact else "; estimated, since not both images are built")
 
 
 def _about(image: ImageDifference, size: int) -> str:
@@ -303,6 +298,8 @@ def markdown_text(found: Comparison, palette: Palette) -> str:
         if rows:
             text += f"\n**{title}**\n\n{_diff_block(rows)}"
     shown = [target for target in difference.targets if target.move is not None]
+    if not shown and text.count("\n") == 1:
+        return f"{text}\n{_DETAILS}\n"
     return text + "".join(_markdown_target(target, found.images[target.name]) for target in shown)
 
 

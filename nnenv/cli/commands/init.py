@@ -37,7 +37,9 @@ def add_arguments(parser: Parser, environment: Mapping[str, str]) -> None:
         "--model", action="append", metavar="FILE", default=[],
         help="this .onnx file, which is in the project's folder; may be repeated (default: all that are found)",
     )  # fmt: skip
-    parser.add_argument("--name", type=_name, default="", help="name of the project (default: that of the folder)")
+    parser.add_argument(
+        "--name", metavar="NAME", type=_name, default="", help="name of the project (default: that of the folder)"
+    )
     parser.add_argument(
         "-t", "--target", action="append", choices=sorted(TARGETS), default=None,
         help="a target to start with; may be repeated (default: cpu)",
@@ -133,7 +135,7 @@ def init_text(started: Started, steps: Sequence[str], palette: Palette) -> str:
     if "model.toml" in started.wrote and not started.models:
         text += "note: no .onnx file is here: model.toml shows in comments how to name one\n"
     if any("--cross-check" in step for step in steps):
-        text += "note: --cross-check needs the onnx package here; without it the status is at most smoke\n"
+        text += "note: --cross-check needs the onnx package: pip install 'nnenv[crosscheck]'\n"
     if any("FILE.npz" in step for step in steps):
         text += "note: FILE.npz holds one array per input, under the input's name\n"
     return text + ("next:\n" + "".join(f"  {step}\n" for step in steps) if steps else "")

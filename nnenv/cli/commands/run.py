@@ -110,7 +110,8 @@ def exit_code(ended: Ended, arguments: argparse.Namespace) -> int:
         notice(arguments)(f"stopped after {arguments.timeout:g} s (--timeout)")
         return TIMED_OUT
     if ended.limit_hit == "memory":
-        notice(arguments)("stopped for want of memory" + (f" (--memory {arguments.memory})" if arguments.memory else ""))
+        wanted = f" (--memory {arguments.memory})" if arguments.memory else ""
+        notice(arguments)(f"stopped for want of memory{wanted}")
     return ended.code
 
 
