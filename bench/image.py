@@ -262,10 +262,14 @@ def _peer_turn(run: Run, shop: Workshop, docker: Docker | None, peer: Builder) -
 def _peer_scenarios(
     peer: Builder, shop: Workshop, context: Path, builds: _DockerBuild | _Buildah
 ) -> Mapping[str, Sample]:
-    def state(variant: Variant, cache: str) -> None:
+    # Names a cache mount that nobody has used: a cold build must not find unpacked wheels.
+    cache = uuid.uuid4().hex
+
+    def state(variant: Variant) -> None:
         context.mkdir(exist_ok=True)
         put_model(context, variant.model)
-        (context / "requirements.txt").write_text(variant.requirements())
+        # The turn's own name: else BuildKit remembers the steps of the turn before, which had the same content.
+        (context / "requirements.txt").write_text(f"{variant.requirements()}# {cache}\n")
         (context / "Dockerfile").write_text(peer.dockerfile(builds.base, cache))
 
     def build(*options: str) -> Sample:
@@ -273,17 +277,16 @@ def _peer_scenarios(
         finished = must([*builds.command, *options, "."], cwd=context, environment=builds.environment)
         return Sample(cost=finished.cost, note=builds.image_id())
 
-    # A cache mount that nobody has used: a cold build must not find unpacked wheels.
-    cache = uuid.uuid4().hex
-    state(shop.first, cache)
+    state(shop.first)
     first = build("--no-cache")
     samples = {COLD: first, UNCHANGED: build()}
-    state(shop.other_model, cache)
+    state(shop.other_model)
     samples[MODEL] = build()
-    state(shop.other_wheel, cache)
+    state(shop.other_wheel)
     samples[WHEEL] = build()
     builds.check(shop.other_wheel)
-    state(shop.first, uuid.uuid4().hex)
+    # The same inputs to the byte; that uv has unpacked wheels now is of no matter, since only images are compared.
+    state(shop.first)
     samples[AGAIN] = compared(build("--no-cache"), first)
     return {scenario: replace(s, note="" if scenario != AGAIN else s.note) for scenario, s in samples.items()}
 

@@ -1,11 +1,15 @@
 """kill -9 at random moments of lock, fetch and build: is anything torn, and does a plain re-run succeed?
 
     python bench/kill9.py --kills 500
+    python bench/kill9.py --kills 500 --gc
 
 The first run brings the toy's .debs from the configured archive; the kills then happen in a world on loopback that
 serves them, with a new store each round. After every kill every object of the store is hashed, the lock is read, and
 the project is searched for files that do not belong there. A temporary file of the lock may lie there until the next
 command sweeps it; such are counted, and must be gone at the end.
+
+With `--gc` it is `nnenv store gc --all` that is killed, while it empties a full store; after every few kills a plain
+build fills the store again, and must give the same image.
 """
 
 from __future__ import annotations
@@ -29,7 +33,8 @@ if TYPE_CHECKING:
     from tests.e2e.world import User
 
 COMMANDS = ("lock", "fetch", "build")
-A_ROUND = {"lock": 8, "fetch": 8, "build": 14}
+COLLECTION = "gc"
+A_ROUND = {"lock": 8, "fetch": 8, "build": 14, COLLECTION: 6}
 """Kills at most, until the store is emptied again."""
 SOON = 1.0
 """Seconds within which four of five kills happen: a command that goes on where the last one was killed is met in each
@@ -62,7 +67,7 @@ class Tally:
 
     def text(self) -> str:
         """The result, a line each."""
-        by_command = ", ".join(f"{name} {self.kills[name]}" for name in COMMANDS)
+        by_command = ", ".join(f"{name} {self.kills[name]}" for name in (*COMMANDS, COLLECTION) if self.kills[name])
         lines = [
             f"kills           {self.kills.total()} ({by_command})",
             f"ran to the end  {self.finished.total()}",
@@ -101,6 +106,32 @@ def kill_often(user: User, kills: int, *, seed: int = 1, told: Callable[[str], o
     return tally
 
 
+def kill_collections(
+    user: User, kills: int, *, seed: int = 1, told: Callable[[str], object] = lambda line: None
+) -> Tally:
+    """Kill `nnenv store gc --all` of a full store `kills` times; the store is filled again after every few of them.
+
+    `user` has a project without a lock, and an empty store.
+    """
+    rng = random.Random(seed)
+    tally = Tally()
+    _, right_image = _undisturbed(user)
+    duration = user.must(*_arguments(COLLECTION)).seconds
+    told(f"a collection of everything takes {duration:.2f} s")
+    while tally.kills.total() < kills:
+        _must(user, "build", tally)
+        if _image(user) != right_image:
+            tally.refused.append("build: another image")
+        most = min(A_ROUND[COLLECTION], kills - tally.kills.total())
+        _kill_one_command(user, COLLECTION, most, duration, rng, tally)
+        told(f"{tally.kills.total()} kills, {len(tally.corrupt)} corrupt")
+    _must(user, "build", tally)
+    left = [path.name for path in (user.store / "tmp").glob("gone-*")]
+    tally.strays += [f"stray: {name}" for name in left]
+    tally.rerun_ok = not tally.refused and _image(user) == right_image
+    return tally
+
+
 def _kill_one_command(user: User, name: str, most: int, duration: float, rng: random.Random, tally: Tally) -> None:
     """Kill it up to `most` times, or until it ends before its kill; what the next command needs is there afterwards."""
     for _ in range(most):
@@ -110,7 +141,7 @@ def _kill_one_command(user: User, name: str, most: int, duration: float, rng: ra
             return
         tally.kills[name] += 1
         inspect(user, tally)
-    if name != "build":
+    if name not in ("build", COLLECTION):
         _must(user, name, tally)
 
 
@@ -122,7 +153,8 @@ def _undisturbed(user: User) -> tuple[dict[str, float], str]:
 
 def _arguments(name: str) -> list[str]:
     # The image stays in the store: no engine takes part, so no engine can be left half-filled.
-    return ["build", "-o", "dir:../layout"] if name == "build" else [name]
+    whole = {"build": ["build", "-o", "dir:../layout"], COLLECTION: ["store", "gc", "--all"]}
+    return whole.get(name, [name])
 
 
 def _image(user: User) -> str:
@@ -195,6 +227,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Kill nnenv at random moments and look at what is left.")
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--gc", action="store_true", help="kill collections of garbage instead")
     options = parser.parse_args()
     root = Path(__file__).resolve().parents[1]
     sys.path.insert(0, str(root))
@@ -215,7 +248,8 @@ def main() -> int:
             mirror_debs(world, source.lock(), "cpu", Store(source.store))
             offer_tiny_wheels(world)
             user = world.user(toy_project(folder / "victim" / "project"), folder / "victim" / "store")
-            tally = kill_often(user, options.kills, seed=options.seed, told=lambda line: print(line, flush=True))
+            kill = kill_collections if options.gc else kill_often
+            tally = kill(user, options.kills, seed=options.seed, told=lambda line: print(line, flush=True))
     print(tally.text(), end="")
     print(f"time            {time.monotonic() - begun:.0f} s")
     return 0 if tally.clean else 1

@@ -53,7 +53,7 @@ def replay(run: Run, delay_ms: float = 0) -> Iterator[Replay]:
     server = _started(command)
     if server is None:
         if not (folder / "pages").exists():
-            raise Unavailable("pip is configured for no Python index, and nothing is recorded")
+            raise Unavailable("no Python index answers, and nothing is recorded")
         server = _started([*command, "--offline"])
     if server is None:
         raise Unavailable("the replay index does not start")

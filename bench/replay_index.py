@@ -17,6 +17,7 @@ import io
 import json
 import os
 import re
+import socket
 import ssl
 import sys
 import threading
@@ -45,7 +46,8 @@ LARGEST: Final = 64 << 20
 FRESH: Final = "max-age=600, public"
 FOREVER: Final = "max-age=365000000, immutable, public"
 _TIMEOUT: Final = 60.0
-_PAUSES: Final = (0.5, 2.0, 5.0)
+_CONNECT: Final = 10.0
+_PAUSES: Final = (0.2, 1.0, 2.0)
 """Seconds between tries."""
 _TAIL: Final = 1 << 18
 _NOT_THERE: Final = (403, 404, 410)
@@ -88,6 +90,17 @@ class Upstream:
 
     index: str | None
     context: ssl.SSLContext = field(default_factory=lambda: _context(os.environ))
+
+    def insist(self) -> None:
+        """UpstreamFailed if nobody listens there. Behind a proxy nobody can tell before the first question."""
+        parts = urlsplit(self.index or "")
+        if self.index is None or urllib.request.getproxies().get(parts.scheme):
+            return
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            socket.create_connection((parts.hostname or "", port), timeout=_CONNECT).close()
+        except OSError as error:
+            raise UpstreamFailed(f"the index does not answer: {error}") from None
 
     def page(self, name: str) -> tuple[bytes, str, str] | None:
         """(body, content type, address) of a project's page; None if the index does not know it."""
@@ -499,11 +512,12 @@ def main() -> int:
     parser.add_argument("--offline", action="store_true", help="never ask the upstream")
     options = parser.parse_args()
     try:
-        index = None if options.offline else (options.upstream or configured_upstream())
+        upstream = Upstream(index=None if options.offline else (options.upstream or configured_upstream()))
+        upstream.insist()
     except UpstreamFailed as reason:
         sys.stderr.write(f"error: nothing to record from: {reason}\n")
         return 1
-    recordings = Recordings(folder=options.folder, upstream=Upstream(index=index))
+    recordings = Recordings(folder=options.folder, upstream=upstream)
     recordings.load()
     asyncio.run(serve(recordings, options.delay_ms / 1000))
     return 0

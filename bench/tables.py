@@ -41,6 +41,8 @@ class Table:
     """Sentences below the table."""
     left: int = 1
     """Columns from the left that hold words; the others hold figures, and are aligned to the right."""
+    verdicts: bool = False
+    """Whether the last column holds words as well."""
     figures: tuple[Mapping[str, object], ...] = field(default=())
     """The same as plain values, for `--json`; may be empty."""
 
@@ -50,20 +52,24 @@ class Table:
         lines = [self.title, ""]
         for row in (self.columns, tuple("-" * width for width in widths), *self.rows):
             cells = [
-                _pad(cell, width, at < self.left) for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+                _pad(cell, width, self._holds_words(at))
+                for at, (cell, width) in enumerate(zip(row, widths, strict=True))
             ]
             lines.append("  ".join(cells).rstrip())
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)]) + "\n"
 
     def markdown(self) -> str:
         """For the documentation."""
-        rule = tuple("---" if at < self.left else "---:" for at in range(len(self.columns)))
+        rule = tuple("---" if self._holds_words(at) else "---:" for at in range(len(self.columns)))
         rows = (
             "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
             for row in (self.columns, rule, *self.rows)
         )
         notes = ["", *self.notes] if self.notes else []
         return "\n".join([f"**{self.title}**", "", *rows, *notes]) + "\n"
+
+    def _holds_words(self, at: int) -> bool:
+        return at < self.left or (self.verdicts and at == len(self.columns) - 1)
 
     def as_json(self) -> dict[str, object]:
         """As plain values."""
@@ -117,6 +123,7 @@ def comparison(
         columns=tuple(columns),
         rows=tuple(rows),
         notes=tuple(notes),
+        verdicts=True,
         figures=tuple(figures_of(one) for one in series),
     )
 

@@ -126,7 +126,7 @@ def refuse_shared_disk(root: Path, mounts: Path) -> None:
         because=["processes on other machines may use an entry, and their kernel locks do not show here"],
         fix=[
             "keep the store on a local disk (NNENV_STORE or --store)",
-            "or, while nobody uses it, run `nnenv store gc` on the machine whose disk it is",
+            "while nobody uses it, run `nnenv store gc` on the machine whose disk it is",
         ],
     )
 

@@ -178,7 +178,6 @@ class Inflow:
         with suppress(OSError, ValueError):
             self._end()
 
-
     def _typed(self) -> bytes:
         while _in_background(self._source):
             time.sleep(_POLL_SECONDS)
@@ -213,10 +212,10 @@ class Outflow:
 
 def refuse_lost_output(refusals: Sequence[OSError | None]) -> None:
     """Raise NnenvError `disk-full` for output that could not be written; a reader that left is no error."""
-    from nnenv.adapters.files import write_refused
-
     for error in refusals:
         if error is not None and not isinstance(error, BrokenPipeError):
+            from nnenv.adapters.files import write_refused
+
             raise write_refused(error, Path("standard output")) from None
 
 

@@ -24,7 +24,7 @@ from nnenv.adapters.pip_config import IndexConfiguration
 from nnenv.adapters.store import Store
 from nnenv.errors import NnenvError
 from nnenv.formats.core_metadata import CoreMetadata, normal_name, read_metadata
-from nnenv.formats.packed_page import PackedPage, pack, pack_files
+from nnenv.formats.packed_page import FORMAT, PackedPage, pack, pack_files
 from nnenv.formats.simple_index import ACCEPT, IndexFile
 from nnenv.resolve.python_catalog import WheelRecord
 from nnenv.spec.artifact import Artifact, Sha256
@@ -461,8 +461,8 @@ class PythonIndexes:
 _MOST_TAILS: Final = 3
 """Answers of a zip's end until its central directory is whole: `TailTooShort` comes twice at most."""
 
-_PAGES: Final = "index-page-2"
-"""Kind of the store's records; the number changes with what is in them."""
+_PAGES: Final = f"index-page-{FORMAT}"
+"""Kind of the store's records: one of another form is never read as one of this."""
 
 
 def _key(url: str) -> str:

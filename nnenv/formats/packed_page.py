@@ -2,7 +2,7 @@
 
 A page lists every file of every release, a thousand of them for one that is wanted. Packed, it is lines of JSON:
 
-    {"format": 1, "address": …, "versions": [newest, …]}
+    {"address": …, "versions": [newest, …]}
     [entries of the newest version]
     …
     [entries of wheels whose version PEP 440 does not allow]
@@ -24,7 +24,8 @@ from nnenv.formats.simple_index import WRONG_JSON, IndexFile, json_file, listed_
 if TYPE_CHECKING:
     from packaging.version import Version
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""Number of the form of packed pages, for whoever keeps them."""
 _DECODER: Final = json.JSONDecoder()
 
 
@@ -32,11 +33,9 @@ class PackedPage:
     """The files of one page, by version. Raises NnenvError `index-unreachable` on looking at a damaged entry."""
 
     def __init__(self, data: bytes) -> None:
-        """`data` is what `pack` or `pack_files` made; ValueError if it is of another format."""
+        """`data` is what `pack` or `pack_files` made, in the same FORMAT."""
         self._lines = data.split(b"\n")
         header = json.loads(self._lines[0])
-        if header["format"] != FORMAT:
-            raise ValueError("packed by another nnenv")
         self.address: str = header["address"]
         """Where the page came from, without credentials."""
         self.versions: tuple[str, ...] = tuple(header["versions"])
@@ -155,12 +154,13 @@ def _cut(body: bytes) -> _Cut | None:
     stand inside of a string, since there quotes are escaped. Each piece must then hold `"filename"` once.
     """
     try:
-        text = body.decode()
+        text = body.decode().replace("\n", " ")  # a packed entry is one line; JSON's strings hold no line feeds
         start = _FILES.search(text)
         if start is None or '"file:' in text:  # a web page that names local files: let each be looked at
             return None
         first, end = _DECODER.raw_decode(text, start.end())
-        opening = "{" + json.dumps(next(iter(first)))
+        key = json.dumps(next(iter(first), ""))
+        opening = text[start.end() : text.index(key, start.end())] + key
         between = text[end - 1 : text.index("{", end)] + opening
         last = text.rindex(between) + len(between) - len(opening)
         end = _DECODER.raw_decode(text, last)[1]
@@ -169,13 +169,19 @@ def _cut(body: bytes) -> _Cut | None:
             return None
     except WRONG_JSON:
         return None
-    pieces = text[start.end() + len(opening) : end - 1].replace("\n", " ").split(between)
-    named = [after.split('"', 2) for after in text[start.end() : end].split('"filename"')[1:]]
-    names = [parts[1] for parts in named if len(parts) == 3]
-    whole = len(names) == len(named) == len(pieces) and text.startswith(opening, start.end())
-    if not whole or "\\" in "".join(names) or not all(map(_COLON.fullmatch, {parts[0] for parts in named})):
+    pieces = text[start.end() + len(opening) : end - 1].split(between)
+    names = _filenames(text[start.end() : end])
+    if len(names) != len(pieces):
         return None
     return _Cut(names=names, pieces=pieces, opening=opening, closing="}")
+
+
+def _filenames(entries: str) -> list[str]:
+    """The values of all keys `"filename"`, wherever they are; [] if one is no string, or an escaped one."""
+    after = [rest.split('"', 2) for rest in entries.split('"filename"')[1:]]
+    names = [parts[1] for parts in after if len(parts) == 3]
+    plain = len(names) == len(after) and "\\" not in "".join(names)
+    return names if plain and all(map(_COLON.fullmatch, {parts[0] for parts in after})) else []
 
 
 # Arranging
@@ -197,7 +203,7 @@ def _packed(address: str, cut: _Cut) -> bytes:
         # Two spellings of one version (1.0 and 1.0.0) are one.
         (misnamed if version is None else versions.setdefault(version, [])).extend(numbers)
     newest_first = sorted(versions, reverse=True)
-    header = {"format": FORMAT, "address": address, "versions": [str(version) for version in newest_first]}
+    header = {"address": address, "versions": [str(version) for version in newest_first]}
     lines = [json.dumps(header), *(cut.array(versions[version]) for version in newest_first)]
     lines += [cut.array(misnamed) if misnamed else "[]", json.dumps(others)]
     return "\n".join(lines).encode()

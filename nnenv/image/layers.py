@@ -35,6 +35,8 @@ _RUN_LIMIT: Final = 1 << 15
 """Header bytes gathered in one gzip member before a new one begins; bounds the deflater's memory."""
 _INLINE_LIMIT: Final = 4096
 """Contents up to this size share a gzip member with the headers; a member of their own would not be smaller."""
+_LARGE: Final = 8 << 20
+"""Contents above this are verified while they are read: a thread costs less than the time it saves."""
 _RECORD_VERSION: Final = 1
 
 
@@ -83,6 +85,10 @@ class Objects(Protocol):
         """A seekable reader of verified bytes; the caller closes it."""
         ...
 
+    def reading(self, sha256: Sha256, /) -> AbstractContextManager[BinaryIO]:
+        """A seekable reader for a `with`; the bytes are known to be verified when that ends without an error."""
+        ...
+
     def writer(self) -> AbstractContextManager[ObjectWriter]:
         """A new object, dropped unless committed."""
         ...
@@ -98,7 +104,11 @@ def plain_layer(title: str, entries: Sequence[Entry], objects: Objects, *, mtime
         blob = _Blob(writer)
         for entry in entries:
             blob.write(_header(entry, mtime))
-            _write_plain(entry.content, blob, sources)
+            if isinstance(entry.content, Slice) and entry.content.length > _LARGE:
+                with objects.reading(entry.content.sha256) as stream:
+                    _refer(entry.content, blob, stream)
+            else:
+                _write_plain(entry.content, blob, sources)
             blob.write(padding(content_size(entry.content)))
         blob.write(END_OF_ARCHIVE)
         glue, _ = writer.commit()
@@ -283,20 +293,27 @@ class Sources:
             self._open[sha256] = self._stack.enter_context(self._objects.open(sha256))
         return self._open[sha256]
 
-    def read(self, sha256: Sha256, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes; raises `store-corrupt` if the object ends before."""
-        stream = self.stream(sha256)
-        stream.seek(offset)
-        data = stream.read(length)
-        if len(data) != length:
-            raise _corrupt(f"store object {sha256}", f"it ends before byte {offset + length}")
-        return data
+    def read(self, content: Slice) -> bytes:
+        """The whole slice; raises `store-corrupt` if the object ends before."""
+        return _exactly(content.sha256, self.stream(content.sha256), content.offset, content.length)
 
-    def chunks(self, piece: Slice, limit: int = _CHUNK) -> Iterator[tuple[int, bytes]]:
+    def chunks(self, content: Slice, limit: int = _CHUNK) -> Iterator[tuple[int, bytes]]:
         """The slice's bytes as (offset in the object, chunk), no chunk longer than `limit`."""
-        end = piece.offset + piece.length
-        for offset in range(piece.offset, end, limit):
-            yield offset, self.read(piece.sha256, offset, min(limit, end - offset))
+        return _chunks(content, self.stream(content.sha256), limit)
+
+
+def _chunks(content: Slice, stream: BinaryIO, limit: int = _CHUNK) -> Iterator[tuple[int, bytes]]:
+    end = content.offset + content.length
+    for offset in range(content.offset, end, limit):
+        yield offset, _exactly(content.sha256, stream, offset, min(limit, end - offset))
+
+
+def _exactly(sha256: Sha256, stream: BinaryIO, offset: int, length: int) -> bytes:
+    stream.seek(offset)
+    data = stream.read(length)
+    if len(data) != length:
+        raise _corrupt(f"store object {sha256}", f"it ends before byte {offset + length}")
+    return data
 
 
 class _Blob:
@@ -380,7 +397,7 @@ class _Splice:
             case Slice() if content.length > _INLINE_LIMIT:
                 self._stored(content.length, self._sources.chunks(content, STORED_LIMIT), content.sha256)
             case Slice():
-                self.tar(self._sources.read(content.sha256, content.offset, content.length))
+                self.tar(self._sources.read(content))
             case bytes() if len(content) > _INLINE_LIMIT:
                 self._stored(len(content), _blocks(content), None)
             case bytes():
@@ -449,11 +466,15 @@ def _write_plain(content: Content | None, blob: _Blob, sources: Sources) -> None
         case bytes():
             blob.write(content)
         case Slice():
-            for offset, chunk in sources.chunks(content):
-                blob.refer(content.sha256, offset, chunk)
+            _refer(content, blob, sources.stream(content.sha256))
         case WheelMember():
             for chunk in _verified_chunks(content, sources):
                 blob.write(chunk)
+
+
+def _refer(content: Slice, blob: _Blob, stream: BinaryIO) -> None:
+    for offset, chunk in _chunks(content, stream):
+        blob.refer(content.sha256, offset, chunk)
 
 
 def _verified_chunks(content: WheelMember, sources: Sources) -> Iterator[bytes]:

@@ -99,8 +99,8 @@ class DependencyGraph:
 
     def size_below(self, node: Node) -> int:
         """Bytes of `node` and everything that it needs, each artifact once."""
-        found = {self.artifacts[member] for member in self.below(node) if member in self.artifacts}
-        return sum(artifact.size for artifact in found)
+        found = (self.artifacts[member] for member in self.below(node) if member in self.artifacts)
+        return sum({artifact.sha256: artifact.size for artifact in found}.values())
 
 
 def _grouped(pairs: Iterable[tuple[Node, Edge]]) -> dict[Node, tuple[Edge, ...]]:

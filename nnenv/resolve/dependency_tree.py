@@ -10,6 +10,9 @@ from nnenv.resolve.dependency_graph import DependencyGraph, Edge, Node, NodeKind
 
 _ORDER: Final = tuple(NodeKind(kind) for kind in ("model", "wheel", "deb", "tool", "unread", "key"))
 """Of the children of one branch, before their names."""
+_NO_LIMIT: Final = 1 << 30
+DEEPEST: Final = 100
+"""Levels of a tree without a limit: nobody reads deeper ones, and each costs stack."""
 _HIDDEN: Final = frozenset({NodeKind.CASE, NodeKind.FILE})
 """Not packages: a tree of thousands of files would hide them."""
 
@@ -23,6 +26,8 @@ class Branch:
     """By which it hangs on what is above it; None at the top."""
     repeated: bool
     """Whether it stands elsewhere with its branches, which are left out here."""
+    cut: bool
+    """Whether its branches are left out because they are DEEPEST levels down."""
     branches: tuple[Branch, ...]
 
 
@@ -50,22 +55,24 @@ class _Growing:
     end: Callable[[Edge], Node]
     grown: dict[Node, int]
 
-    def branch(self, node: Node, edge: Edge | None, depth: int | None) -> Branch:
+    def branch(self, node: Node, edge: Edge | None, depth: int | None, level: int = 0) -> Branch:
         """The node with what hangs on it, at most `depth` levels."""
-        room = 1 << 30 if depth is None else depth
+        room = _NO_LIMIT if depth is None else depth
         children = sorted(
             (child for child in self.edges(node) if self.end(child).kind not in _HIDDEN),
             key=lambda child: (_ORDER.index(self.end(child).kind), self.end(child)),
         )
         # With a limit, what was cut off lower down is shown where there is more room.
         repeated = bool(children) and self.grown.get(node, 0) >= room > 0
-        if not repeated and room:
+        cut = bool(children) and not repeated and level == DEEPEST and depth is None
+        shown = children if room and not repeated and not cut else []
+        if shown:
             self.grown[node] = room
-        shown = children if room and not repeated else []
         below = None if depth is None else depth - 1
         return Branch(
             node=node,
             edge=edge,
             repeated=repeated,
-            branches=tuple(self.branch(self.end(child), child, below) for child in shown),
+            cut=cut,
+            branches=tuple(self.branch(self.end(child), child, below, level + 1) for child in shown),
         )

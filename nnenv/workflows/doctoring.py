@@ -315,9 +315,7 @@ def emulator_line(found: Mapping[str, str], registered: set[str], wanted: Sequen
     ]
     if lacking:
         text = f"targets for {', '.join(lacking)} lock and build here, but cannot be verified or run"
-        return Line(
-            name="emulator", state=State.WARNING, text=text, fix=("Debian: apt-get install qemu-user-static",)
-        )
+        return Line(name="emulator", state=State.WARNING, text=text, fix=("Debian: apt-get install qemu-user-static",))
     needed = "" if any(found.values()) else "; needed only for targets of other processors"
     return Line(name="emulator", state=State.OK, text=", ".join(words) + needed)
 

@@ -6,16 +6,18 @@ import json
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from nnenv.adapters.store import Store
-from nnenv.formats.elf import read_elf
-from nnenv.formats.wheel import WheelContents, read_wheel
-from nnenv.formats.zip_gate import ZipMember, inflate
-from nnenv.image.os_root import UnpackedDeb, os_entries
-from nnenv.image.tree import Entry, Slice
 from nnenv.spec.artifact import Artifact, Sha256
 from nnenv.spec.elf import ElfFacts
+
+# The readers are imported where bytes are read: what the store remembers needs none of them.
+if TYPE_CHECKING:
+    from nnenv.formats.wheel import WheelContents
+    from nnenv.formats.zip_gate import ZipMember
+    from nnenv.image.os_root import UnpackedDeb
+    from nnenv.image.tree import Entry
 
 _VERSION = "1"
 """Raise when the facts gain a field."""
@@ -34,6 +36,8 @@ def wheel_facts(store: Store, wheel: Artifact) -> tuple[ElfFacts, ...]:
     key = facts_key(wheel.sha256)
     cached = store.load("elf-facts", key)
     if cached is None:
+        from nnenv.formats.wheel import read_wheel
+
         with store.open(wheel.sha256) as stream:
             contents = read_wheel(stream, wheel.filename)
             facts = [fact for member in _libraries(contents) if (fact := _member_facts(stream, member)) is not None]
@@ -47,6 +51,8 @@ def deb_facts(store: Store, deb: UnpackedDeb, sha256: Sha256) -> tuple[ElfFacts,
     key = facts_key(sha256)
     cached = store.load("elf-facts", key)
     if cached is None:
+        from nnenv.image.os_root import os_entries
+
         with store.open(deb.data_sha256) as stream:
             facts = [fact for entry in os_entries([deb]) if (fact := _entry_facts(stream, entry)) is not None]
         cached = _packed(facts)
@@ -62,6 +68,9 @@ def _libraries(contents: WheelContents) -> Iterable[ZipMember]:
 
 
 def _member_facts(stream: BinaryIO, member: ZipMember) -> ElfFacts | None:
+    from nnenv.formats.elf import read_elf
+    from nnenv.formats.zip_gate import inflate
+
     with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as spool:
         for index, chunk in enumerate(inflate(stream, member)):
             if index == 0 and not chunk.startswith(b"\x7fELF"):
@@ -71,6 +80,9 @@ def _member_facts(stream: BinaryIO, member: ZipMember) -> ElfFacts | None:
 
 
 def _entry_facts(stream: BinaryIO, entry: Entry) -> ElfFacts | None:
+    from nnenv.formats.elf import read_elf
+    from nnenv.image.tree import Slice
+
     if entry.kind != "file" or not isinstance(entry.content, Slice) or entry.content.length < 64:
         return None
     stream.seek(entry.content.offset)

@@ -18,8 +18,7 @@ from nnenv.image.plan import RECIPE, SHARE, LayerKind, LayerPlan, model_path, pl
 from nnenv.image.tree import Entry, Slice, compose, meanings
 from nnenv.spec.artifact import Artifact
 from nnenv.spec.lock_toml import write_lock
-from nnenv.spec.lockfile import Lockfile, ModelLock, TargetLock
-from nnenv.verify.harness import FILES as HARNESS_FILES
+from nnenv.spec.lockfile import CaseLock, Lockfile, ModelLock, TargetLock
 from nnenv.workflows.compiling import Compiler
 from nnenv.workflows.session import Session
 
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from nnenv.workflows.os_packages import OsPackages
 
 _BYTECODE: Final = (LayerKind.INTERPRETER_BYTECODE, LayerKind.WHEEL_BYTECODE)
+HARNESS_FILES: Final = ("compare.py", "harness.py", "tensors.py", "wire.py")
+"""`verify.harness.FILES`, which takes longer to import than to make a layer."""
 _GROUP_VERSION: Final = 2
 """Raise when the record of a compiled group changes its form."""
 
@@ -84,6 +85,9 @@ class LayerMaker:
         return (
             *((kind, self._key(plan)) for kind in ("layer", "layer-paths") for plan in plans),
             *(("deb", digest) for digest in (*self.target.debs, *self.target.tools)),
+            ("bytecode", self._interpreter_group()),
+            *(("bytecode", self._wheel_group(wheel)) for wheel in self.lockfile.wheels_of(self.target)),
+            ("ld-cache", self._ld_cache_key()),
         )
 
     def trees(self) -> dict[str, tuple[Entry, ...]]:
@@ -253,30 +257,33 @@ class LayerMaker:
         )
 
     def _model_under_test(self, model: ModelLock, texts: dict[str, bytes]) -> dict[str, object]:
+        """What `selftest.json` says of the model; its cases' tensors go into `texts`."""
+        return {
+            "name": model.name,
+            "path": "/" + model_path(model.name, self.lockfile.by_digest[model.file]),
+            "sha256": model.file,
+            "cases": [self._case(model, number, case, texts) for number, case in enumerate(model.cases)],
+        }
+
+    def _case(self, model: ModelLock, number: int, lock: CaseLock, texts: dict[str, bytes]) -> dict[str, object]:
         from nnenv.verify.tensors import write_tensor
         from nnenv.workflows.cases import bound_case
 
-        artifact = self.lockfile.by_digest[model.file]
-        listed = []
-        for number, lock in enumerate(model.cases):
-            under_test = bound_case(self.session.store, self.lockfile.by_digest, model, lock)
-            roles: dict[str, list[dict[str, str]]] = {"inputs": [], "outputs": []}
-            for role, tensors in (("inputs", under_test.case.inputs), ("outputs", under_test.case.expected)):
-                for index, (name, array) in enumerate(tensors.items()):
-                    path = f"cases/{model.name}/{number}/{role[:-1]}_{index}.pb"
-                    texts[f"{SHARE}/{path}"] = write_tensor(name, array)
-                    roles[role].append({"file": path, "name": name})
-            settings = under_test.settings
-            listed.append({"name": lock.name, **roles, "limits": dict(settings.tolerance), "axes": dict(settings.axes)})
-        return {
-            "name": model.name,
-            "path": "/" + model_path(model.name, artifact),
-            "sha256": model.file,
-            "cases": listed,
-        }
+        under_test = bound_case(self.session.store, self.lockfile.by_digest, model, lock)
+        roles: dict[str, list[dict[str, str]]] = {"inputs": [], "outputs": []}
+        for role, tensors in (("inputs", under_test.case.inputs), ("outputs", under_test.case.expected)):
+            for index, (name, array) in enumerate(tensors.items()):
+                path = f"cases/{model.name}/{number}/{role[:-1]}_{index}.pb"
+                texts[f"{SHARE}/{path}"] = write_tensor(name, array)
+                roles[role].append({"file": path, "name": name})
+        settings = under_test.settings
+        return {"name": lock.name, **roles, "limits": dict(settings.tolerance), "axes": dict(settings.axes)}
+
+    def _ld_cache_key(self) -> str:
+        return hashlib.sha256(canonical_json([RECIPE, self.target.machine, self.target.debs])).hexdigest()
 
     def _ld_cache(self) -> bytes:
-        key = hashlib.sha256(canonical_json([RECIPE, self.target.machine, self.target.debs])).hexdigest()
+        key = self._ld_cache_key()
         cache = self.session.store.load("ld-cache", key)
         if cache is None:
             cache = self._os().ld_cache(self.target.machine)

@@ -88,9 +88,7 @@ def _run(
         if run.argv == REPL and not options.command:
             notice(NO_SHELL)
     ended, runner = _ended(session, maker, documents, options, run, streams)
-    return Ran(
-        ended=ended, target=target.name, image=documents.manifest_digest, runner=runner, argv=tuple(run.argv)
-    )
+    return Ran(ended=ended, target=target.name, image=documents.manifest_digest, runner=runner, argv=tuple(run.argv))
 
 
 def _ended(

@@ -115,9 +115,7 @@ def _model(model: StarterModel) -> str:
     for test in model.tests:
         lines += ["", f"[[models.{_key(model.name)}.tests]]", f"data = {quoted(test)}"]
     if not model.tests:
-        lines.append(
-            f"# `nnenv test record {model.name}` makes inference tests, and names them here."
-        )
+        lines.append(f"# `nnenv test record {model.name}` makes inference tests, and names them here.")
     return "\n".join(lines) + "\n"
 
 

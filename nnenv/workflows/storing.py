@@ -17,7 +17,7 @@ from typing import Final
 
 from nnenv.adapters.garbage import Bin, opened_bin, temporary_leftovers
 from nnenv.adapters.inventory import Entry, Part, inventory
-from nnenv.adapters.store import record_name, remove
+from nnenv.adapters.store import Store, record_name, remove
 from nnenv.errors import NnenvError
 from nnenv.image.layers import layer_from_json
 from nnenv.image.os_root import unpacked_from_json
@@ -101,7 +101,8 @@ class Sizes:
 def store_sizes(session: Session) -> Sizes:
     """How much of each kind is in the store; reads names, records and locks, no artifact."""
     needs = needed(session)
-    rows: dict[str, list[Entry]] = {name: [] for name in (*KINDS.values(), UNPACKED, LAYERS, NAMED, UNKNOWN, *PARTS.values())}
+    kinds = (*KINDS.values(), UNPACKED, LAYERS, NAMED, UNKNOWN, *PARTS.values())
+    rows: dict[str, list[Entry]] = {kind: [] for kind in kinds}
     for entry in inventory(session.store):
         rows[kind_of(entry, needs)].append(entry)
     return Sizes(
@@ -162,7 +163,7 @@ def _lock_bytes(path: Path) -> bytes | None:
             "a project's lock cannot be read, so what it needs is unknown",
             where=str(path),
             because=[error.strerror or str(error)],
-            fix=["make it readable", "or remove it, if the project is given up"],
+            fix=["make it readable", "remove it, if the project is given up"],
         ) from None
 
 
@@ -367,7 +368,10 @@ class StoreCheck:
 
 
 def verify_store(session: Session, *, repair: bool) -> StoreCheck:
-    """Read and hash everything again; what is damaged goes to quarantine, and is fetched again with `repair`."""
+    """Read and hash everything again; what is damaged goes to quarantine, and is fetched again with `repair`.
+
+    With `repair`, what an earlier command put into quarantine counts too, if nothing has taken its place.
+    """
     entries = [entry for entry in inventory(session.store) if entry.part in (Part.OBJECT, Part.TREE)]
     size = sum(entry.bytes for entry in entries)
     needs = needed(session)
@@ -385,13 +389,22 @@ def verify_store(session: Session, *, repair: bool) -> StoreCheck:
                 task.advance(entry.bytes)
     finally:
         task.finish()
-    wanted = _artifacts_by_project(needs.projects, damaged) if damaged else {}
+    lost = [name for name in _in_quarantine(session.store) if name not in damaged] if repair else []
+    wanted = _artifacts_by_project(needs.projects, [*damaged, *lost])
+    damaged += [name for name in lost if name in wanted]
     found = [_object_damage(session, name, needs, wanted.get(name), repair=repair) for name in damaged]
     found += [
         Damage(name=name, what="extracted layer", repaired=repair, remedy="the next command that uses it makes it anew")
         for name in trees
     ]
     return StoreCheck(entries=len(entries), bytes=size, damaged=tuple(found))
+
+
+def _in_quarantine(store: Store) -> list[str]:
+    """Digests of entries that were moved away and are not there again."""
+    names = {entry.name.partition(".")[0] for entry in inventory(store) if entry.part is Part.QUARANTINE}
+    present = set(store.objects())
+    return sorted(name for name in names if _DIGEST.fullmatch(name.encode()) and name not in present)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -63,6 +63,7 @@ def test_revisions_of_a_project_in_a_subfolder(project: Path, environment: dict[
     (project / "model.lock").write_text("not committed")
     run(project, environment, "tag", "--annotate", "--message", "x", "v1", "HEAD~1")
     short = run(project, environment, "rev-parse", "--short", "HEAD")
+    assert git.commit_of(project, "v1", environment) == run(project, environment, "rev-parse", "HEAD~1")
     revisions = ("HEAD~1", "v1", "HEAD", "main", "refs/heads/main", short, "HEAD@{0}")
     assert [read(project, revision, environment) for revision in revisions] == [b"one"] * 2 + [b"two"] * 5
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from nnenv.adapters.pip_config import IndexConfiguration
 from nnenv.adapters.python_index import PythonIndexes, Source
 from nnenv.adapters.store import Store
 from nnenv.errors import NnenvError
+from nnenv.formats.packed_page import FORMAT
 from nnenv.resolve.python import PythonPolicy, resolve_wheels
 from nnenv.resolve.python_catalog import WheelRecord
 from nnenv.resolve.python_target import PythonTarget
@@ -45,11 +47,15 @@ def indexes(store: Store) -> Iterator[Make]:
     made = []
 
     def make(
-        *urls: str, links: tuple[str, ...] = (), bound: dict[str, Source] | None = None, offline: bool = False
+        *urls: str,
+        links: tuple[str, ...] = (),
+        bound: dict[str, Source] | None = None,
+        offline: bool = False,
+        now: float = 1000.0,
     ) -> PythonIndexes:
         http = Http(environ={}, offline=offline, retries=0, connect_timeout=2, read_timeout=2)
         configuration = IndexConfiguration(indexes=urls, find_links=links)
-        made.append(PythonIndexes(configuration, http, store, bound=bound, workers=4))
+        made.append(PythonIndexes(configuration, http, store, bound=bound, workers=4, clock=lambda: now))
         return made[-1]
 
     yield make
@@ -289,6 +295,99 @@ def test_pages_are_asked_again_by_etag(server: FlakyServer, indexes: Make, store
     first, second = server.requests("/simple/demo/")
     assert "if-none-match" not in first.headers
     assert second.headers["if-none-match"].startswith('"')
+
+
+def questions(server: FlakyServer, client: PythonIndexes) -> int:
+    """How many requests it takes the client to know the project `demo`."""
+    before = len(server.requests("/simple/demo/"))
+    client.prefetch(["demo"])
+    assert only(client, "demo").version == "1"
+    return len(server.requests("/simple/demo/")) - before
+
+
+@pytest.mark.parametrize(
+    ("said", "age", "fresh"),
+    [
+        ("max-age=600, public", "", True),
+        ("max-age=600", "100", True),
+        ("public, Max-Age=600, must-revalidate", "", True),
+        ("max-age=600", "598", False),
+        ("max-age=600", "soon", False),
+        ("max-age=2", "", False),
+        ("no-cache, max-age=600", "", False),
+        ("max-age=600, no-store", "", False),
+        ('max-age=600, no-cache="set-cookie"', "", False),
+        ("max-age=-1", "", False),
+        ("public", "", False),
+        ("", "", False),
+    ],
+)
+def test_a_page_is_used_for_as_long_as_its_index_says(
+    said: str, age: str, fresh: bool, server: FlakyServer, indexes: Make
+) -> None:
+    """RFC 9111 as pip and browsers go by it: nothing is asked while a page is fresh, five seconds after it came."""
+    offer(server, "demo", "1")
+    server.extra = {"Cache-Control": said, "Age": age} if age else {"Cache-Control": said}
+    assert questions(server, indexes(server.url("/simple"), now=1000)) == 1
+    assert questions(server, indexes(server.url("/simple"), now=1005)) == (0 if fresh else 1)
+
+
+def test_freshness_ends(server: FlakyServer, indexes: Make) -> None:
+    """After ten minutes the index is asked again, a 304 begins another ten; a clock that went back is not believed."""
+    offer(server, "demo", "1")
+    server.extra = {"Cache-Control": "max-age=600"}
+    asked = []
+    for now in (1000, 1599, 1600, 1700, 2199, 2200, 2100):
+        if now == 1600:
+            server.break_("/simple/demo/", "304")
+        asked.append(questions(server, indexes(server.url("/simple"), now=now)))
+    assert asked == [1, 0, 1, 0, 0, 1, 1]
+
+
+def test_no_index_is_believed_for_more_than_an_hour(server: FlakyServer, indexes: Make) -> None:
+    """A lock is expected to see new releases, whatever a page's headers promise."""
+    offer(server, "demo", "1")
+    server.extra = {"Cache-Control": "max-age=31536000"}
+    asked = [questions(server, indexes(server.url("/simple"), now=now)) for now in (1000, 4599, 4600)]
+    assert asked == [1, 0, 1]
+
+
+def test_a_fresh_project_is_answered_without_workers(server: FlakyServer, indexes: Make) -> None:
+    """A warm lock starts no thread: page and metadata come from the store in the thread that asks."""
+    beside = metadata_of("demo", "1")
+    offer(server, "demo", "1", beside=beside, core_metadata=True)
+    server.extra = {"Cache-Control": "max-age=600"}
+    cold = indexes(server.url("/simple"))
+    cold.metadata(only(cold, "demo"))
+    before = threading.active_count()
+    warm = indexes(server.url("/simple"))
+    warm.prefetch(["demo"])
+    warm.expect(only(warm, "demo"))
+    assert warm.metadata(only(warm, "demo")).version == "1"
+    assert threading.active_count() == before
+    assert server.counts() == {"/simple/demo/": 1, "/files/simple/demo-1-py3-none-any.whl.metadata": 1}
+
+
+def test_one_source_that_is_not_fresh_is_asked(server: FlakyServer, indexes: Make) -> None:
+    """That the first index does not know a name is not fresh for ever: it is asked before the second is believed."""
+    server.extra = {"Cache-Control": "max-age=600"}
+    offer(server, "demo", "999", root="/second")
+    assert only(indexes(server.url("/first"), server.url("/second")), "demo").version == "999"
+    offer(server, "demo", "1", root="/first")
+    assert only(indexes(server.url("/first"), server.url("/second")), "demo").version == "1"
+
+
+def test_a_damaged_record_is_made_anew(server: FlakyServer, indexes: Make, store: Store) -> None:
+    """Cut short or empty: the page is asked for without a condition, and kept again."""
+    offer(server, "demo", "1")
+    server.extra = {"Cache-Control": "max-age=600"}
+    assert questions(server, indexes(server.url("/simple"))) == 1
+    (record,) = (path for path in (store.root / "derived" / f"index-page-{FORMAT}").rglob("*") if path.is_file())
+    for data in (record.read_bytes()[:-3], b""):
+        record.write_bytes(data)
+        assert questions(server, indexes(server.url("/simple"))) == 1
+        assert questions(server, indexes(server.url("/simple"))) == 0
+    assert all("if-none-match" not in request.headers for request in server.requests("/simple/demo/"))
 
 
 def test_pages_without_etag_are_read_again(server: FlakyServer, indexes: Make) -> None:

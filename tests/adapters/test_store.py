@@ -131,6 +131,32 @@ def test_a_flipped_bit_is_found_before_use(store: Store) -> None:
     assert fresh.check(DIGEST)
 
 
+def test_reading_verifies_beside_it(store: Store) -> None:
+    """The bytes come at once; a flipped bit is found when the `with` ends, and the entry is in quarantine then."""
+    store.put(DATA)
+    with store.reading(DIGEST) as stream:
+        assert stream.read() == DATA
+    flip(object_path(store))
+    seen = b""
+    with pytest.raises(StoreCorrupt), Store(store.root).reading(DIGEST) as stream:
+        seen = stream.read()
+    assert len(seen) == len(DATA)
+    assert not object_path(store).exists()
+    with pytest.raises(StoreMissing), store.reading(DIGEST):
+        pass
+
+
+def test_damage_explains_what_went_wrong_while_reading(store: Store) -> None:
+    """A refusal over bytes that are not the entry's is the entry's fault; over whole ones it stays what it was."""
+    store.put(DATA)
+    with pytest.raises(ValueError, match="odd"), store.reading(DIGEST):
+        raise ValueError("odd")
+    object_path(store).chmod(0o644)
+    object_path(store).write_bytes(DATA[:-1])
+    with pytest.raises(StoreCorrupt), Store(store.root).reading(DIGEST):
+        raise ValueError("odd")
+
+
 def test_a_bit_flipped_after_the_first_use_is_found_too(store: Store) -> None:
     """A verification is remembered only while the file's times, size and inode stay the same."""
     store.put(DATA)

@@ -13,21 +13,27 @@ from pathlib import Path
 import pytest
 
 import bench.__main__ as command
-from bench.peers import cache_folder, installer_environment
+from bench.peers import Peers, cache_folder, installer_environment
 from bench.run import Run
 from bench.tables import Table
 from bench.timing import ContestantFailed, Unavailable
 
 ROOT = Path(__file__).resolve().parents[2]
+OFFLINE = {
+    "PIP_CONFIG_FILE": os.devnull,
+    "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+    "PIP_FIND_LINKS": "",
+    "PIP_RETRIES": "0",
+}
+"""An index that does not answer."""
 
 
 def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`python -m bench ARGUMENTS`, with its cache in `folder` and no index to reach."""
-    offline = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
     return subprocess.run(
         [sys.executable, "-m", "bench", *arguments],
         cwd=ROOT,
-        env={**os.environ, **offline, "XDG_CACHE_HOME": str(folder)},
+        env={**os.environ, **OFFLINE, "XDG_CACHE_HOME": str(folder)},
         capture_output=True,
         text=True,
         check=False,
@@ -50,10 +56,22 @@ def test_a_quick_start_suite_offline(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_had_is_said_and_fails_nothing(tmp_path: Path) -> None:
-    """Without an index a peer's row says why it is empty, and the exit code stays 0."""
+    """Without an index, and without recordings, the suite says why it has no figures, and the exit code stays 0."""
     done = bench(tmp_path, "lock", "--quick", "--installed")
     assert done.returncode == 0, done.stderr
-    assert "not available: pip could not install it" in done.stdout or "nothing is recorded" in done.stdout
+    assert "lock: not available: no Python index answers, and nothing is recorded" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_peer_that_cannot_be_installed_has_the_reason_in_its_row(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """pip's last words stand where the figures would be; nothing half-installed stays behind."""
+    for name, value in OFFLINE.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Unavailable, match=r"pip could not install it .*No matching distribution"):
+        Peers(cache=tmp_path).get("toy", "no-such-distribution")
+    assert [path for path in tmp_path.rglob("*") if path.is_dir()] == [tmp_path / "peers"]
 
 
 def test_an_unknown_suite_is_a_usage_error(tmp_path: Path) -> None:
@@ -86,7 +104,7 @@ def test_the_exit_code(
     trouble: Exception,
     code: int,
 ) -> None:
-    """A contestant that fails, or a bug, gives 1 and is named; what is not available gives 0; later suites still run."""
+    """A failed contestant or a bug gives 1 and is named; what is not available gives 0; later suites still run."""
 
     def suite(run: Run) -> Iterator[Table]:
         yield Table(title="before it", columns=("a",), rows=())

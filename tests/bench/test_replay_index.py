@@ -247,8 +247,8 @@ def test_a_page_in_html_is_read_as_well() -> None:
 
 @pytest.mark.parametrize(
     ("text", "span"),
-    [("bytes=0-0", (0, 1)), ("bytes=5-", (5, 10)), ("bytes=-3", (7, 10)), ("bytes=-30", (0, 10)), ("bytes=8-99", (8, 10)),
-     ("bytes=10-", None), ("bytes=-", None), ("bytes=1-2,4-5", None), ("", None)],
+    [("bytes=0-0", (0, 1)), ("bytes=5-", (5, 10)), ("bytes=-3", (7, 10)), ("bytes=-30", (0, 10)),
+     ("bytes=8-99", (8, 10)), ("bytes=10-", None), ("bytes=-", None), ("bytes=1-2,4-5", None), ("", None)],
 )  # fmt: skip
 def test_spans(text: str, span: tuple[int, int] | None) -> None:
     """One part of a file of ten bytes, or none."""

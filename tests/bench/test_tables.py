@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -41,8 +41,8 @@ def test_a_comparison_as_text() -> None:
     assert TABLE.text().splitlines() == [
         "Lock",
         "",
-        "contestant  packages      s        range    CPU  peak MB  x uv | lock                                  aim",
-        "----------  --------  -----  -----------  -----  -------  -----------  -----------------------------------",
+        "contestant  packages      s        range    CPU  peak MB  x uv | lock  aim",
+        "----------  --------  -----  -----------  -----  -------  -----------  --------------------------------",
         "nnenv            171   1.50    1.20-1.90   1.50     20.0         2.5x  <= 2x uv | lock: missed by 1.25x",
         "uv | lock        175  0.600  0.500-0.700  0.600     20.0        1.00x",
         "pdm                                                                    not available: no index",

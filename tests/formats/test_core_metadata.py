@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from nnenv.errors import NnenvError
-from nnenv.formats.core_metadata import CoreMetadata, read_metadata
+from nnenv.formats.core_metadata import CoreMetadata, normal_name, read_metadata
 
 WHAT = "demo-1.0-py3-none-any.whl"
 
@@ -57,3 +58,9 @@ def test_metadata_without_one_name_and_version_is_refused(data: bytes) -> None:
     assert caught.value.code == "wheel-refused"
     assert caught.value.where == WHAT
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(("name", "normal"), [("Foo_Bar", "foo-bar"), ("a.-_b", "a-b"), ("ruamel.yaml", "ruamel-yaml")])
+def test_normal_names_are_those_of_packaging(name: str, normal: str) -> None:
+    """PEP 503: one hyphen for each run of separators, lower case."""
+    assert normal_name(name) == normal == canonicalize_name(name)

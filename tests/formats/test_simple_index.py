@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 
 from nnenv.errors import NnenvError
-from nnenv.formats.simple_index import IndexFile, pack_page, read_page, unpack_page
+from nnenv.formats.simple_index import IndexFile, read_page
 
 PAGE = "https://index.example/simple/demo/"
 JSON = "application/vnd.pypi.simple.v1+json"
@@ -179,7 +180,23 @@ def test_a_name_counts_once() -> None:
     assert file.sha256 == DIGEST
 
 
-def test_pages_survive_the_store() -> None:
-    """What is packed comes back the same, for full and for bare entries."""
-    files = read_page(HTML.encode(), "text/html", PAGE) + read_page(json_page(FULL), JSON, PAGE)
-    assert unpack_page(pack_page(files)) == files
+@pytest.mark.parametrize(
+    "link",
+    [
+        "/a/b-1.whl",
+        "/a/../b-1.whl",
+        "/a/./b",
+        "//other.example/b",
+        "b-1.whl",
+        "/a b",
+        "/a?q",
+        "/a#f",
+        "/",
+        "",
+        "/%7Ea/b+c",
+    ],
+)
+def test_links_are_joined_as_urljoin_does(link: str) -> None:
+    """The short way for plain paths must lead to the same place."""
+    (file,) = read_page(json_page({**FULL, "url": link}), JSON, PAGE)
+    assert file.url == urljoin(PAGE, link)

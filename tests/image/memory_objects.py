@@ -44,6 +44,10 @@ class MemoryObjects:
         return io.BytesIO(self.objects[sha256])
 
     @contextmanager
+    def reading(self, sha256: Sha256) -> Iterator[BinaryIO]:
+        yield self.open(sha256)
+
+    @contextmanager
     def writer(self) -> Iterator[MemoryWriter]:
         yield MemoryWriter(self.objects)
 

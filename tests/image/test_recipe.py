@@ -7,7 +7,8 @@ import hashlib
 from nnenv.image.bytecode import PROGRAM
 from nnenv.image.plan import RECIPE
 from nnenv.verify.evaluate import harness_digest
-from nnenv.workflows.layering import harness_files
+from nnenv.verify.harness import FILES
+from nnenv.workflows.layering import HARNESS_FILES, harness_files
 
 HARNESS = {1: "d8891c8e0c1018cf6269ce4685bc3ea31f870de3942d49744ed0ee8388ac39eb"}
 """Recipe -> digest of the harness that its images hold."""
@@ -26,3 +27,8 @@ def test_the_bytecode_program_changes_only_with_the_recipe() -> None:
     """marshal marks a string that something else in the process refers to, so each name and constant of the program
     can show in the bytecode of images, though it is not in them."""
     assert hashlib.sha256(PROGRAM.encode()).hexdigest() == PROGRAM_DIGEST[RECIPE]
+
+
+def test_images_get_the_files_that_the_harness_names() -> None:
+    """The harness says what it needs beside itself; building repeats the list, because importing it is slow."""
+    assert HARNESS_FILES == FILES

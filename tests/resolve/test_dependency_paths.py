@@ -67,9 +67,7 @@ def test_few_are_shown_and_the_rest_is_counted() -> None:
 def test_more_paths_than_anyone_can_count() -> None:
     """Forty layers of four packages that all need each other have 4^40 paths: the first come at once, with a bound."""
     layers = [[f"{letter}{depth}" for letter in "abcd"] for depth in range(40)]
-    between = [
-        f"{up}>{down}" for upper, lower in pairwise(layers) for up in upper for down in lower
-    ]
+    between = [f"{up}>{down}" for upper, lower in pairwise(layers) for up in upper for down in lower]
     made = graph(*(f"K>{name}" for name in layers[0]), *between, *(f"{name}>x" for name in layers[-1]))
     begun = time.process_time()
     paths = found(made, "x", most=3)
@@ -83,3 +81,10 @@ def test_only_by_the_edges_that_are_asked_for() -> None:
     made = graph("K>a", "K>b", "a>x", "b>x")
     last = [edge for edge in made.edges if edge.asker == node("b")]
     assert words(paths_by(made, last, 10)) == ["Kbx"]
+
+
+def test_a_wheel_with_and_without_extras_is_one_end() -> None:
+    """A path to one of them does not pass through the other."""
+    made = graph("K>x", "x>y", "L>y")
+    last = [*made.asking_for[node("x")], *made.asking_for[node("y")]]
+    assert words(paths_by(made, last, 10)) == ["Kx", "Ly"]

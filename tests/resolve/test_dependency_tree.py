@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nnenv.resolve.dependency_graph import DependencyGraph, Node, NodeKind
-from nnenv.resolve.dependency_tree import Branch, needed_by, needs
+from nnenv.resolve.dependency_tree import DEEPEST, Branch, needed_by, needs
 from tests.resolve.test_dependency_paths import graph, node
 
 
@@ -63,3 +63,15 @@ def test_inverted() -> None:
     assert list(outline(needed_by(made, node("x"), last, 1))) == ["x", " a", " b", " K"]
     by_b = [edge for edge in last if edge.asker == node("b")]
     assert list(outline(needed_by(made, node("x"), by_b, None))) == ["x", " b", "  L"]
+
+
+def test_a_chain_that_nobody_reads_to_its_end() -> None:
+    """It is cut and said to be, and does not exhaust the stack; a limit by the user is no cut."""
+    made = graph("K>n0", *(f"n{number}>n{number + 1}" for number in range(5000)))
+    branch = needs(made, node("K"), None, {})
+    levels = 0
+    while branch.branches:
+        (branch,) = branch.branches
+        levels += 1
+    assert (levels, branch.cut, branch.repeated) == (DEEPEST, True, False)
+    assert not needs(made, node("K"), 1, {}).branches[0].cut

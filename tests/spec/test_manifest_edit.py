@@ -214,7 +214,7 @@ def arrays(draw: st.DrawFn) -> str:
 
 FORMS: list[Callable[[str], str]] = [
     lambda array: f'x = "["\n[requires]\npackages={array}# ]\nz = 1\n',
-    lambda array: f"requires.packages = {array}\nrequires . 'z' = 1979-05-27 07:32:00\n[a]\n",
+    lambda array: f"requires . 'z' = 1979-05-27 07:32:00\nrequires.packages = {array}\n[a]\n",
     lambda array: f'requires = {{y = [{{a = "}}"}}], "packages" = {array}, z = {{}}}}\n[[b]]\n[[b]]',
     lambda array: f'a = """\n[requires]\npackages = []\n"""\n[ "requires" ] # x\n\'packages\' = {array}',
 ]
@@ -300,3 +300,23 @@ def test_a_test_is_named_below_its_model(before: str, after: str, end: str) -> N
 def test_models_without_headers_are_left_to_others(text: str) -> None:
     """There is no place below a header where a test could stand."""
     assert with_test(text.encode(), "m", "t") is None
+
+
+def test_places_of_every_kind_of_value() -> None:
+    """Each header and key once, with what it holds: no value is taken for a key, and no string for a bracket."""
+    text = (
+        'a = 1979-05-27 07:32:00\n"b" . c = [1, [2, "]"], { x = 1 }] # d = 1\n'
+        "[ t . \"u v\" ]\ne = { f.g = '}', h = {} }\n"
+        '[[l]]\ni = """\nj = "1"\n"""\n'
+    )
+    found = [(".".join(place.path), text[place.value : place.end]) for place in places(text)]
+    assert found == [
+        ("a", "1979-05-27 07:32:00"),
+        ("b.c", '[1, [2, "]"], { x = 1 }]'),
+        ("t.u v", ""),
+        ("t.u v.e", "{ f.g = '}', h = {} }"),
+        ("t.u v.e.f.g", "'}'"),
+        ("t.u v.e.h", "{}"),
+        ("l", ""),
+        ("l.i", '"""\nj = "1"\n"""'),
+    ]

@@ -46,6 +46,8 @@ class FlakyServer:
         self.etags = True
         self.types: dict[str, str] = {}
         """Path -> Content-Type; others state none."""
+        self.extra: dict[str, str] = {}
+        """Headers of every answer."""
         self.released = threading.Event()
         """Set at the end; stalled answers wait for it."""
         self._once: dict[str, list[str]] = {}
@@ -113,6 +115,12 @@ class _Answers(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+    def end_headers(self) -> None:
+        """Say what every answer says."""
+        for name, value in self.server.owner.extra.items():
+            self.send_header(name, value)
+        super().end_headers()
 
     def do_GET(self) -> None:
         """Answer, rightly or not."""

@@ -38,7 +38,8 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
         run(project, environment, "commit", "--quiet", "--message", version)
     run(project, environment, "checkout", "--quiet", "main")
     (project / "model.lock").write_bytes(lock_of("4.0"))
-    (project / "old.lock").write_bytes(lock_of("0.5"))
+    for name in ("old.lock", "a..b.lock"):
+        (project / name).write_bytes(lock_of("0.5"))
     monkeypatch.chdir(project)
     return Session(
         project=project,
@@ -70,6 +71,7 @@ def compared(session: Session, *sides: str) -> tuple[str, str]:
         (["...feature"], ("1.0", "3.0")),
         (["old.lock"], ("0.5", "4.0")),
         (["old.lock", "feature"], ("0.5", "3.0")),
+        (["a..b.lock"], ("0.5", "4.0")),
         (["feature", "."], ("3.0", "4.0")),
         (["../sub/old.lock", "../sub"], ("0.5", "4.0")),
         (["HEAD", "HEAD"], ("2.0", "2.0")),

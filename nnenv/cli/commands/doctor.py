@@ -23,9 +23,7 @@ def add_arguments(parser: Parser, environment: Mapping[str, str]) -> None:
         "and nothing is waited for longer than 5 seconds. The network is asked for one small page of the Python index\n"
         "and for the signed Release file of Debian; --offline asks for nothing.\n"
         "Exit code 1 only if nnenv can do nothing here: no place for the store, or too old a Python.",
-        "  nnenv doctor\n"
-        "  nnenv doctor --offline\n"
-        "  nnenv doctor --json",
+        "  nnenv doctor\n  nnenv doctor --offline\n  nnenv doctor --json",
     )
 
 

@@ -20,7 +20,7 @@ def add_arguments(parser: Parser, environment: Mapping[str, str]) -> None:
         parser,
         "Talk to a program inside the image of a target, in a terminal of its own; what is not built is built first.\n"
         "Without COMMAND that is the best shell that the image holds. An image holds none unless model.toml asks for\n"
-        "one (`shell = true` in [image], or system = [\"dash\"] in [requires]); then it is the image's Python.\n"
+        'one (`shell = true` in [image], or system = ["dash"] in [requires]); then it is the image\'s Python.\n'
         "What the program can see and do is as for `nnenv run`, whose options these are.",
         "  nnenv shell\n"
         "  nnenv shell --target cpu --volume .:/project -w /project\n"

@@ -46,8 +46,8 @@ def add_arguments(parser: Parser, environment: Mapping[str, str]) -> None:
 def _add_size(parser: Parser) -> None:
     describe(
         parser,
-        "Say how much of each kind is in the store. `size` adds up the files; `on disk` is what the file system spends\n"
-        "on them. A file with several names counts once. Nothing is hashed.",
+        "Say how much of each kind is in the store. `size` adds up the files; `on disk` is what the file system\n"
+        "spends on them. A file with several names counts once. Nothing is hashed.",
         "  nnenv store size\n  nnenv store size --json",
     )
     add_common(parser)
@@ -56,8 +56,8 @@ def _add_size(parser: Parser) -> None:
 def _add_verify(parser: Parser) -> None:
     describe(
         parser,
-        "Read and hash every file and every extracted layer of the store again. What is damaged is moved away, so that\n"
-        "no command uses it; with --repair it is fetched again for the project that needs it.\n"
+        "Read and hash every file and every extracted layer of the store again. What is damaged is moved away, so\n"
+        "that no command uses it; with --repair it is fetched again for the project that needs it.\n"
         "Exit code 1 if anything was damaged, with --repair only if something could not be repaired.",
         "  nnenv store verify             # every command checks what it uses; this checks all\n"
         "  nnenv store verify --repair    # and fetches again what was damaged",
@@ -173,8 +173,16 @@ def _total(amounts: Sequence[Amount]) -> Amount:
 def size_text(sizes: Sizes) -> str:
     """What `nnenv store size` prints: the kinds of which there is something."""
     present = [amount for amount in sizes.amounts if amount.entries]
-    known = f"{len(sizes.projects)} known project{'' if len(sizes.projects) == 1 else 's'}"
+    known = _counted(len(sizes.projects), "known project", "known projects")
     return f"{_amounts_text([*present, _total(present)])}{sizes.store}, {known}\n"
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _entries(number: int) -> str:
+    return _counted(number, "entry", "entries")
 
 
 def _amounts_text(amounts: Sequence[Amount]) -> str:
@@ -201,7 +209,7 @@ def verify_json(check: StoreCheck) -> dict[str, Any]:
 
 def verify_text(check: StoreCheck, palette: Palette) -> str:
     """What `nnenv store verify` prints."""
-    read = f"{check.entries} entries, {bytes_text(check.bytes)}"
+    read = f"{_entries(check.entries)}, {bytes_text(check.bytes)}"
     if not check.damaged:
         return f"{read}: {palette('green', 'all whole')}\n"
     lines = [f"{read}: {palette('red', f'{len(check.damaged)} damaged')}, moved away"]
@@ -238,15 +246,14 @@ def gc_text(collected: Collected, options: GarbageOptions, palette: Palette) -> 
     total = _total(collected.removed)
     done = "would remove" if options.dry_run else "removed"
     text = _amounts_text([*collected.removed, total]) if collected.removed else ""
-    text += f"{palette('green', done)} {total.entries} entries, {bytes_text(total.disk_bytes)} on disk\n"
-    kept = [f"{collected.kept.entries} entries, {bytes_text(collected.kept.disk_bytes)} on disk"]
+    text += f"{palette('green', done)} {_entries(total.entries)}, {bytes_text(total.disk_bytes)} on disk\n"
+    kept = [f"{_entries(collected.kept.entries)}, {bytes_text(collected.kept.disk_bytes)} on disk"]
     if not options.everything:
-        count = len(collected.projects)
-        kept.append(f"{count} known project{'' if count == 1 else 's'}")
+        kept.append(_counted(len(collected.projects), "known project", "known projects"))
     if collected.in_use:
-        kept.append(f"{collected.in_use} entries in use by running commands")
+        kept.append(f"{_entries(collected.in_use)} in use by running commands")
     if collected.young:
-        kept.append(f"{collected.young} entries too young to go")
+        kept.append(f"{_entries(collected.young)} too young to go")
     text += f"kept {', '.join(kept)}\n"
     if options.most_bytes is not None and collected.kept.disk_bytes > options.most_bytes:
         text += f"note: that is more than {bytes_text(options.most_bytes)}, but it is needed, in use or too young\n"

@@ -78,6 +78,7 @@ def _branch_json(branch: Branch, graph: DependencyGraph, sizes: _Sizes) -> dict[
         "bytes_with_needs": sizes.below(branch),
         "requirement": branch.edge.requirement if branch.edge else "",
         "repeated": branch.repeated,
+        "cut": branch.cut,
         "branches": [_branch_json(inner, graph, sizes) for inner in branch.branches],
     }
 
@@ -156,7 +157,7 @@ def _label(branch: Branch, graph: DependencyGraph) -> str:
         text += f"  [{_asked(edge)}]"
     elif edge is not None and edge.libraries:
         text += f" ({_asked(edge)})"
-    return printable(text) + (" (*)" if branch.repeated else "")
+    return printable(text) + (" (*)" if branch.repeated else " (and deeper)" if branch.cut else "")
 
 
 def _asked(edge: Edge) -> str:
