@@ -229,8 +229,8 @@ def poetry(run: Run, index: Replay, packages: Sequence[str]) -> Callable[[Path],
 
 def pdm(run: Run, index: Replay, packages: Sequence[str]) -> Callable[[Path], Locker]:
     """PDM, which solves with the same library as nnenv, for every platform and the Pythons of Poetry's turn."""
-    # PDM 2.29 names a class that hishel 2 no longer has.
-    program = run.peer("pdm", "pdm", "hishel<2") / "bin" / "pdm"
+    # With the versions it was released with: PDM 2.29 does not start with every later hishel.
+    program = run.peer("pdm", "pdm[locked]") / "bin" / "pdm"
 
     def make(folder: Path) -> Locker:
         source = f'\n[[tool.pdm.source]]\nname = "pypi"\nurl = "{index.url}"\nverify_ssl = false\n'

@@ -88,6 +88,7 @@ def table(found: Sequence[Measured | Skipped]) -> Table:
         notes=(
             "Children are the locked interpreter (bytecode), the check of signatures, and, in verify, the image's own"
             " process, which holds the model.",
+            f"Models above {RUNNABLE} MB cannot be run: for them `verify` has to get as far as `closed`.",
         ),
     )
 
@@ -120,7 +121,7 @@ def measured(run: Run, project: Path, store: Path, step: str, size: int, *, stat
     more = ["--runner", "sandbox", "--require", status] if step == "verify" else []
     settle()
     finished = must(
-        [python, _OWN_PEAK, report, step, "-C", project, "--store", store, "--quiet", *more],
+        [python, _OWN_PEAK, report, step, "-C", project, "--store", store, *more],
         cwd=project,
         environment=engine_environment(DOCKER_HOST=NO_ENGINE),
     )
@@ -167,7 +168,7 @@ def _one_size(run: Run, fetched: Path, folder: Path, size: int) -> Iterator[Meas
         write_case(project / "case", size, seed=size)
     (project / "model.toml").write_text(_manifest(MODEL + (CASE if runnable else "")))
     for step in STEPS:
-        yield measured(run, project, store, step, size, status="verified" if runnable else "loadable")
+        yield measured(run, project, store, step, size, status="verified" if runnable else "closed")
 
 
 def _manifest(more: str) -> str:

@@ -306,8 +306,6 @@ class Recordings:
     def _file(self, key: tuple[str, ...], question: Question) -> Answer:
         """A recorded file; ranges of files that are too large to keep are passed on each time."""
         path = self.folder / "files" / key[1].removeprefix("/files/")
-        if not path.resolve().is_relative_to(self.folder.resolve()):
-            return Answer(status=404)
         if not path.exists() and not path.with_name(path.name + ".absent").exists():
             host, _, rest = key[1].removeprefix("/files/").partition("/")
             if host not in self._hosts:
@@ -349,7 +347,8 @@ class Recordings:
 
 def _key(question: Question) -> tuple[str, ...]:
     """What an answer depends on: ("page", project, form, encoding), ("releases", project, host), ("file", path)."""
-    parts = urlsplit(question.path).path.strip("/").split("/")
+    # Before anything is compared: `..%2F` leads as far out of the folder as `../`.
+    parts = unquote(urlsplit(question.path).path).strip("/").split("/")
     if len(parts) == 2 and parts[0] == "simple":
         form = "json" if JSON_TYPE in question.headers.get("accept", "") else "html"
         encoding = "gzip" if "gzip" in question.headers.get("accept-encoding", "") else ""
@@ -357,13 +356,13 @@ def _key(question: Question) -> tuple[str, ...]:
     if parts[-1:] == ["json"] and (len(parts) == 2 or (len(parts) == 3 and parts[0] == "pypi")):
         return "releases", project_name(parts[-2]), question.headers.get("host", "")
     if parts[0] == "files" and ".." not in parts and len(parts) > 2:
-        return "file", unquote("/" + "/".join(parts))
+        return "file", "/" + "/".join(parts)
     return "nothing", ""
 
 
 def project_name(text: str) -> str:
     """The normal form of a project's name (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", unquote(text)).lower()
+    return re.sub(r"[-_.]+", "-", text).lower()
 
 
 def span_of(text: str, size: int) -> tuple[int, int] | None:

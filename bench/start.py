@@ -16,9 +16,11 @@ from bench.projects import locked_project, packages
 from bench.replay import replay
 from bench.run import Run
 from bench.tables import Aim, Table, comparison
-from bench.timing import Contestant, ContestantFailed, Sample, Unavailable, must
+from bench.timing import Contestant, ContestantFailed, Sample, must
 
 PYTHON: Final = "python -c pass"
+SLOW_ROUNDS: Final = 3
+"""Turns of commands that take a second."""
 SMALL: Final = (8, 40)
 """Wheels and Debian packages of a lock for a small model."""
 
@@ -30,9 +32,8 @@ def suite(run: Run) -> Iterator[Table]:
     rounds = run.rounds_or(25, 5)
     large = locked_project(run, wheels=WHEELS, debs=DEBS, targets=1)
     small = locked_project(run, wheels=SMALL[0], debs=SMALL[1], targets=1)
-    bare = Path("python")
     racers = [
-        _command(run, PYTHON, lambda: ([run.nnenv() / "bin" / bare, "-c", "pass"], run.scratch)),
+        _command(run, PYTHON, lambda: ([run.nnenv() / "bin" / "python", "-c", "pass"], run.scratch)),
         _command(run, "nnenv --version", lambda: ([_nnenv(run), "--version"], run.scratch), said="nnenv "),
         *(
             _command(run, f"nnenv {' '.join(words)}, {size}", _on(run, project, words))
@@ -60,34 +61,21 @@ def suite(run: Run) -> Iterator[Table]:
 def _peers(run: Run, rounds: int) -> Iterator[Table]:
     with replay(run) as index:
         wanted = packages("large")
-        places = {
-            name: _locked(run, maker(run, index, wanted))
-            for name, maker in (("uv", lockers.uv_lock), ("poetry", lockers.poetry), ("pdm", lockers.pdm))
-            if _there(run, name)
-        }
+        uv = _Place(run, lambda: lockers.uv_lock(run, index, wanted))
+        poetry = _Place(run, lambda: lockers.poetry(run, index, wanted))
+        pdm = _Place(run, lambda: lockers.pdm(run, index, wanted))
         racers = [
             _command(run, PYTHON, lambda: ([run.nnenv() / "bin" / "python", "-c", "pass"], run.scratch)),
-            _peer(run, "uv --version", "uv", places, ("--version",)),
-            _peer(run, "uv lock", "uv", places, ("lock", "--no-config", "--default-index", index.url)),
-            _peer(
-                run, "uv lock --check", "uv", places, ("lock", "--check", "--no-config", "--default-index", index.url)
-            ),
-            _peer(run, "poetry --version", "poetry", places, ("--version",), rounds=3),
-            _peer(run, "poetry check --lock", "poetry", places, ("check", "--lock"), rounds=3),
-            _peer(run, "pdm --version", "pdm", places, ("--version",), rounds=3),
-            _peer(run, "pdm lock --check", "pdm", places, ("lock", "--check"), rounds=3),
+            _peer("uv --version", uv, ("--version",)),
+            _peer("uv lock", uv, ("lock", "--no-config", "--default-index", index.url)),
+            _peer("uv lock --check", uv, ("lock", "--check", "--no-config", "--default-index", index.url)),
+            _peer("poetry --version", poetry, ("--version",), rounds=SLOW_ROUNDS),
+            _peer("poetry check --lock", poetry, ("check", "--lock"), rounds=SLOW_ROUNDS),
+            _peer("pdm --version", pdm, ("--version",), rounds=SLOW_ROUNDS),
+            _peer("pdm lock --check", pdm, ("lock", "--check"), rounds=SLOW_ROUNDS),
         ]
         found = run.race(racers, rounds=rounds)[""]
     yield comparison("Start-up of the peers, each with the lock of the large list", found, against=PYTHON, unit="ms")
-
-
-def _there(run: Run, name: str) -> bool:
-    try:
-        run.peer(name)
-    except Unavailable as reason:
-        run.say(f"{name}: {reason}")
-        return False
-    return True
 
 
 def _nnenv(run: Run) -> Path:
@@ -115,28 +103,27 @@ def _command(run: Run, name: str, what: Callable[[], tuple[Words, Path]], *, sai
     return Contestant(name=name, turn=turn)
 
 
-def _locked(run: Run, make: Callable[[Path], Locker]) -> tuple[Path, dict[str, str]]:
-    """A folder that a peer has locked, and the environment it did so in."""
-    folder = run.folder("peer")
-    locker = make(folder)
-    for name, content in locker.inputs.items():
-        (folder / name).write_text(content)
-    environment = run.environment(HOME=str(folder / "home"), **locker.environment)
-    must(locker.command, cwd=folder, environment=environment)
-    return folder, environment
+class _Place:
+    """A folder that a peer has locked; made when it is first wanted, so that a failure is that peer's."""
+
+    def __init__(self, run: Run, make: Callable[[], Callable[[Path], Locker]]) -> None:
+        self.run, self.make = run, make
+        self.folder = run.folder("peer")
+        self.locker: Locker | None = None
+        self.environment: dict[str, str] = {}
+
+    def command(self, words: Sequence[str]) -> Sample:
+        """Run the peer's program there, measured; locks first if that is not done."""
+        if self.locker is None:
+            locker = self.make()(self.folder)
+            for name, content in locker.inputs.items():
+                (self.folder / name).write_text(content)
+            self.environment = self.run.environment(HOME=str(self.folder / "home"), **locker.environment)
+            must(locker.command, cwd=self.folder, environment=self.environment)
+            self.locker = locker
+        program = self.locker.command[0]
+        return Sample(cost=must([program, *words], cwd=self.folder, environment=self.environment).cost)
 
 
-def _peer(
-    run: Run,
-    name: str,
-    program: str,
-    places: dict[str, tuple[Path, dict[str, str]]],
-    words: Sequence[str],
-    rounds: int | None = None,
-) -> Contestant:
-    def turn() -> dict[str, Sample]:
-        command = run.peer(program) / "bin" / program
-        folder, environment = places[program]
-        return {"": Sample(cost=must([command, *words], cwd=folder, environment=environment).cost)}
-
-    return Contestant(name=name, turn=turn, rounds=rounds)
+def _peer(name: str, place: _Place, words: Sequence[str], rounds: int | None = None) -> Contestant:
+    return Contestant(name=name, turn=lambda: {"": place.command(words)}, rounds=rounds)

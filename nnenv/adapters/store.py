@@ -492,7 +492,11 @@ class Store:
         content = _record_header(kind, key, data) + b"\n" + data
         temporary = self._temporary()
         with refusing_writes(path):
-            _make_directory(path.parent)
+            # A record that may be lost may lose its directories too: a cold lock makes hundreds of each.
+            _make_directory(path.parent, lasting=durable)
+            if durable:
+                for directory in path.parents[1:4]:
+                    sync_directory(directory)
             self._write_record(temporary, path, content, durable)
 
     # Extracted directories
@@ -884,17 +888,18 @@ def _entries(directory: Path) -> list[Path]:
         return []
 
 
-def _make_directory(directory: Path) -> None:
-    """Make the directory and its parents, mode 0700 whatever the umask, durably."""
+def _make_directory(directory: Path, *, lasting: bool = True) -> None:
+    """Make the directory and its parents, mode 0700 whatever the umask; `lasting` ones survive a power cut."""
     if directory.is_dir():
         return
-    _make_directory(directory.parent)
+    _make_directory(directory.parent, lasting=lasting)
     try:
         directory.mkdir()
     except FileExistsError:
         return
     directory.chmod(0o700)
-    sync_directory(directory.parent)
+    if lasting:
+        sync_directory(directory.parent)
 
 
 def _sync_file_system(place: Path) -> None:

@@ -128,7 +128,7 @@ def _entry(file: IndexFile) -> dict[str, Any]:
 # Cutting a JSON page at its entries
 
 _FILES: Final = re.compile(r'"files"\s*:\s*\[\s*(?=\{)')
-_COLON: Final = re.compile(r"\s*:\s*")
+_FILENAME: Final = re.compile(r'"filename"\s*:\s*"([^"\\]*)"')
 
 
 class _Cut(NamedTuple):
@@ -178,10 +178,8 @@ def _cut(body: bytes) -> _Cut | None:
 
 def _filenames(entries: str) -> list[str]:
     """The values of all keys `"filename"`, wherever they are; [] if one is no string, or an escaped one."""
-    after = [rest.split('"', 2) for rest in entries.split('"filename"')[1:]]
-    names = [parts[1] for parts in after if len(parts) == 3]
-    plain = len(names) == len(after) and "\\" not in "".join(names)
-    return names if plain and all(map(_COLON.fullmatch, {parts[0] for parts in after})) else []
+    names = _FILENAME.findall(entries)
+    return names if len(names) == entries.count('"filename"') else []
 
 
 # Arranging

@@ -1,4 +1,4 @@
-"""Requirements of wheels (PEP 508), read a hundred times faster where they are written in the usual way.
+"""Requirements of wheels (PEP 508), read quickly where they are written in the usual way.
 
 A lock reads thousands of them. Whatever is not plainly usual is left to `packaging`, which is also the judge of what is
 wrong; `tests/resolve/test_python_requirement.py` holds both readings against each other.
@@ -115,7 +115,7 @@ _TOKEN: Final = re.compile(
     re.VERBOSE,
 )
 _VERSION: Final = re.compile(r"[0-9]+(?:\.[0-9]+)*")
-# Nothing that a version could be: `packaging` compares versions as such, and all else by the letter.
+# Nothing that a version could be: before 26, `packaging` compared versions as such whatever the variable.
 _WORD: Final = re.compile(r"(?!v[0-9])[A-Za-z][A-Za-z0-9_]*")
 _EXTRA: Final = re.compile(_IDENTIFIER)
 

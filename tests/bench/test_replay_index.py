@@ -6,9 +6,11 @@ import gzip
 import hashlib
 import io
 import json
+import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -48,6 +50,8 @@ class World:
     """Path -> content type and body."""
     asked: list[str] = field(default_factory=list)
     broken: bool = False
+    slow: str = ""
+    """A path that takes its time."""
 
 
 @pytest.fixture
@@ -65,6 +69,8 @@ def world() -> Iterator[tuple[World, str]]:
             world.asked.append(self.path)
             kind, body = world.answers.get(self.path, ("", b""))
             status = 500 if world.broken else (200 if kind else 404)
+            if self.path == world.slow:
+                time.sleep(0.5)
             span = self.headers.get("Range")
             if status == 200 and span:
                 start, _, end = span.removeprefix("bytes=").partition("-")
@@ -208,7 +214,9 @@ def test_trouble_is_not_recorded(world: tuple[World, str], tmp_path: Path) -> No
         assert ask(f"{replay}/simple/toy/")[0] == 200
 
 
-@pytest.mark.parametrize("path", ["/files/deadbeef/x.whl", "/files/../hosts.json", "/files/..%2Fhosts.json", "/x", "/"])
+@pytest.mark.parametrize(
+    "path", ["/files/deadbeef/x.whl", "/files/../hosts.json", "/files/a/..%2F..%2Fhosts.json", "/x", "/"]
+)
 def test_other_paths_lead_nowhere(world: tuple[World, str], tmp_path: Path, path: str) -> None:
     """A file of no recorded host, a way out of the folder, and anything else are 404."""
     with replaying(tmp_path, "--upstream", world[1]) as replay:
@@ -218,8 +226,7 @@ def test_other_paths_lead_nowhere(world: tuple[World, str], tmp_path: Path, path
 
 def test_requests_on_one_connection_are_answered_in_order(world: tuple[World, str], tmp_path: Path) -> None:
     """Two requests sent at once get two answers, also if the first must be fetched."""
-    import socket
-
+    world[0].slow = "/simple/toy/"
     with replaying(tmp_path, "--upstream", world[1]) as replay:
         port = int(replay.rpartition(":")[2])
         request = "GET /simple/{}/ HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -20,8 +20,9 @@ from nnenv.adapters.store import Store
 from nnenv.errors import NnenvError
 from nnenv.resolve import python
 from nnenv.resolve.python import ChosenWheel, PythonPolicy, resolve_wheels
+from nnenv.resolve.python_catalog import WheelRecord
 from nnenv.resolve.python_target import PythonTarget
-from tests.resolve.catalog import TextCatalog
+from tests.resolve.catalog import TextCatalog, TextProject
 
 CASES: list[dict[str, Any]] = [
     case
@@ -109,6 +110,27 @@ def test_metadata_is_asked_only_of_wheels_that_are_tried() -> None:
     catalog = TextCatalog("\n".join(lines))
     resolved({"requires": ["aa<40", "bb<30"]}, catalog)
     assert set(catalog.asked) == {"aa-39-py3-none-any.whl", "bb-29-py3-none-any.whl"}
+
+
+def test_files_are_looked_at_only_of_versions_that_are_tried() -> None:
+    """Pages hold thousands of versions: a straight solve reads the files of those it wants, and of the newest."""
+
+    class Counting(TextCatalog):
+        def project(self, name: str) -> TextProject:
+            project = super().project(name)
+            read = project.wheels_of
+
+            def wheels_of(version: str) -> list[WheelRecord]:
+                looked_at.add(f"{name} {version}")
+                return read(version)
+
+            project.wheels_of = wheels_of  # type: ignore[method-assign]
+            return project
+
+    looked_at: set[str] = set()
+    lines = [f"aa {number} | requires bb" for number in range(50)] + [f"bb {number}" for number in range(50)]
+    resolved({"requires": ["aa<40", "bb<30"]}, Counting("\n".join(lines)))
+    assert looked_at == {"aa 49", "aa 39", "bb 49", "bb 29"}
 
 
 def test_an_extra_does_not_walk_through_every_version() -> None:
