@@ -47,12 +47,16 @@ class Report:
     parts: tuple[Table | Plot, ...]
     versions: Mapping[str, str]
     """Of the contestants that it ran."""
+    disturbance: str = ""
+    """What else the machine did when it began."""
 
     def markdown(self) -> str:
         """For the documentation."""
         used = ", ".join(f"{name} {version}" for name, version in sorted(self.versions.items()))
         measured = f"Measured on: {machine.sentence()}." + (f" Versions: {used}." if used else "")
-        return "\n".join([*(part.markdown() for part in self.parts), measured]) + "\n"
+        return (
+            "\n".join([*(part.markdown() for part in self.parts), measured, *filter(None, [self.disturbance])]) + "\n"
+        )
 
     def as_json(self) -> dict[str, object]:
         """As plain values."""
@@ -65,8 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     cache = cache_folder(os.environ)
     cache.mkdir(parents=True, exist_ok=True)
-    if machine.load() > len(os.sched_getaffinity(0)):
-        print(f"warning: other processes keep this machine busy (load {machine.load():.1f})", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="nnenv-bench-", dir=options.scratch) as scratch:
         run = Run(
             rounds=options.rounds,
@@ -89,6 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _report(name: str, run: Run) -> Report:
     """Run one suite and print its parts as they come."""
     print(f"suite {name}", file=sys.stderr, flush=True)
+    disturbance = machine.disturbance()
+    if disturbance:
+        print(f"warning: {disturbance}", file=sys.stderr, flush=True)
     parts: list[Table | Plot] = []
     run.versions.clear()
     try:
@@ -105,7 +110,7 @@ def _report(name: str, run: Run) -> Report:
         # The suites after it still have something to say.
         traceback.print_exc()
         run.fail(f"{name}: a bug of the bench: {type(bug).__name__}: {bug}")
-    return Report(suite=name, parts=tuple(parts), versions=dict(run.versions))
+    return Report(suite=name, parts=tuple(parts), versions=dict(run.versions), disturbance=disturbance)
 
 
 def _keep(reports: Sequence[Report], run: Run, options: argparse.Namespace) -> None:

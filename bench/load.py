@@ -74,6 +74,10 @@ def table(series: Mapping[str, Series]) -> Table:
             "whole command": series[TOP].median / whole.median,
         }
         notes += [f"Aim for a changed top layer, {what}: {AIM.verdict(figure)}." for what, figure in figures.items()]
+        if series[TAR].samples and _sent(whole) < 0.95 * _sent(series[TAR]):
+            notes.append(
+                "The engine held images of others that share layers with this one: less than the whole was sent."
+            )
     return Table(title="Loading into the Docker engine", columns=columns, rows=tuple(rows), notes=tuple(notes))
 
 

@@ -21,14 +21,14 @@ PYTHON: Final = "3.11"
 TARGETS: Final = (
     "amd64=linux/amd64:3.11.2:2.36",
     "arm64=linux/arm64:3.11.2:2.36",
-    "trixie=linux/amd64:3.13.5:2.41",
-    "trixie-arm64=linux/arm64:3.13.5:2.41",
+    "trixie=linux/amd64:3.13.5:2.40",
+    "trixie-arm64=linux/arm64:3.13.5:2.40",
     "py312=linux/amd64:3.12.3:2.39",
     "py312-arm64=linux/arm64:3.12.3:2.39",
     "py311-old=linux/amd64:3.11.2:2.28",
     "py312-old=linux/amd64:3.12.3:2.28",
 )
-"""What nnenv locks for: the first is what the peers that know one target lock for."""
+"""What nnenv locks for: the first is what the peers that know one target lock for. No glibc is newer than uv knows."""
 
 Counter = Callable[[Path, Finished], int]
 

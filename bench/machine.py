@@ -31,9 +31,12 @@ def sentence() -> str:
     return ", ".join(f"{name} {value}" for name, value in machine().items())
 
 
-def load() -> float:
-    """Processes that wanted a core in the last minute, on average: above the number of cores, times are worthless."""
-    return os.getloadavg()[0]
+def disturbance() -> str:
+    """A warning if more processes wanted a core in the last minute than there are cores; "" if not."""
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if load <= cores:
+        return ""
+    return f"The machine was busy with other work (load {load:.1f} on {cores} cores): CPU says more than wall time."
 
 
 def _first(path: Path, pattern: str) -> str:

@@ -92,14 +92,24 @@ def comparison(
     noted: str = "",
     notes: Sequence[str] = (),
 ) -> Table:
-    """One row a contestant: median, range, CPU, peak memory, ratio to the contestant `against`, aim.
+    """One row a contestant: median, range, CPU, peak memory, ratios to the contestant `against`, aim.
 
     `unit` is `s` or `ms`; `noted` is the heading of a column with what each produced, "" for none.
     An aim `of` another contestant compares medians of wall time; one in `s` or `ms` the median, one in `MB` the peak.
     """
     known = {one.name: one for one in series if one.samples}
     scale = 1000.0 if unit == "ms" else 1.0
-    columns = ["contestant", *([noted] if noted else []), unit, "range", "CPU", "peak MB", f"x {against}", "aim"]
+    columns = [
+        "contestant",
+        *([noted] if noted else []),
+        unit,
+        "range",
+        "CPU",
+        "peak MB",
+        f"x {against}",
+        "CPU x",
+        "aim",
+    ]
     rows = []
     for one in series:
         if not one.samples:
@@ -115,6 +125,7 @@ def comparison(
                 number(one.cpu * scale),
                 number(one.peak / MEGA),
                 ratio(one.median / known[against].median) if against in known else "?",
+                ratio(one.cpu / known[against].cpu) if against in known else "?",
                 _aimed(one, known, (aims or {}).get(one.name)),
             )
         )

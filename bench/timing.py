@@ -165,7 +165,7 @@ def must(
     """The same; ContestantFailed with the last lines of what it said unless the exit code is 0."""
     finished = run_command(command, cwd=cwd, environment=environment, limit=limit)
     if finished.code != 0:
-        said = (finished.err.strip() or finished.out.strip()).splitlines()[-12:]
+        said = [line[:200] for line in (finished.err.strip() or finished.out.strip()).splitlines()[-12:]]
         words = " ".join(str(word) for word in command[:8])
         raise ContestantFailed("\n  ".join([f"`{words}` exited {finished.code}", *said]))
     return finished

@@ -129,6 +129,7 @@ class DockerEngine:
     ) -> tuple[str, int]:
         """Bring the image into the engine: (image ID, bytes sent). Already there: only the name is set.
 
+        `advance` is told of the bytes that are there, be it that they were before.
         Raises NnenvError `image-mismatch` if the engine ends up with another ID than the config digest, and
         `engine-unavailable` if it goes away.
         """
@@ -139,10 +140,13 @@ class DockerEngine:
         known = self._known_layers(documents)
         refusal = ""
         for leave_out in dict.fromkeys((known, frozenset[str]())):
+            there = sum(layer.size for layer in documents.layers if layer.diff_id in leave_out)
+            advance(there)
             sent, refusal = self._send(documents, read_blob, leave_out, advance)
             if self.has(image_id):
                 self._name(image_id, documents.reference)
                 return image_id, sent
+            advance(-there - sent)
         raise NnenvError(
             "image-mismatch",
             "the Docker engine does not hold the image after loading it",

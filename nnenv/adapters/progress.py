@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
@@ -34,6 +35,10 @@ class Progress(Protocol):
         """Begin a step; `total_bytes` None where nobody knows."""
         ...
 
+    def close(self) -> None:
+        """The command is over, well or not: nothing of its steps stays on the screen."""
+        ...
+
 
 class SilentProgress:
     """Says nothing."""
@@ -41,6 +46,9 @@ class SilentProgress:
     def start(self, title: str, total_bytes: int | None = None) -> Task:
         """A step that nobody hears of."""
         return _SilentTask()
+
+    def close(self) -> None:
+        """Nothing is there to remove."""
 
 
 class _SilentTask:
@@ -61,6 +69,9 @@ class PlainProgress:
     def start(self, title: str, total_bytes: int | None = None) -> Task:
         """A step that writes its line at its end."""
         return _PlainTask(self._stream, title, self._clock)
+
+    def close(self) -> None:
+        """Lines stay where they are; a step that did not end has none."""
 
 
 class _PlainTask:
@@ -87,82 +98,119 @@ class _PlainTask:
 
 
 class BarProgress:
-    """Bars with bytes, speed and time left, shown once a step takes over a second: for terminals."""
+    """Bars with bytes, speed and time left, shown once a step takes over a second: for terminals.
 
-    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+    A step that says nothing of bytes shows how long it has taken.
+    """
+
+    def __init__(self, stream: TextIO, *, patience: float = _WORTH_SAYING) -> None:
         self._stream = stream
-        self._clock = clock
-        self._mutex = threading.Lock()
+        self._patience = patience
+        self._mutex = threading.RLock()
         self._bars: RichProgress | None = None
-        self._shown = 0
+        self._tasks: list[_BarTask] = []
 
     def start(self, title: str, total_bytes: int | None = None) -> Task:
         """A step whose bar appears when it turns out to be long."""
-        return _BarTask(self, title, total_bytes, self._clock)
-
-    def show(self, title: str, total_bytes: int | None, done: int) -> TaskID:
-        """Draw a new bar; the first one starts the display."""
+        task = _BarTask(self, title, total_bytes)
         with self._mutex:
-            if self._bars is None:
-                self._bars = _bars(self._stream)
-                self._bars.start()
-            self._shown += 1
-            return self._bars.add_task(title, total=total_bytes, completed=done)
+            self._tasks.append(task)
+        timer = threading.Timer(self._patience, self._show, (task,))
+        timer.daemon = True
+        task.timer = timer
+        timer.start()
+        return task
 
-    def move(self, bar: TaskID, n: int) -> None:
-        """Move a bar by `n` bytes."""
+    def close(self) -> None:
+        """Remove all bars, whatever became of their steps."""
         with self._mutex:
-            if self._bars is not None:
-                self._bars.advance(bar, n)
+            for task in list(self._tasks):
+                self.end(task)
 
-    def hide(self, bar: TaskID) -> None:
-        """Remove a bar; the last one ends the display."""
+    def advance(self, task: _BarTask, n: int) -> None:
+        """Move a step by `n` bytes."""
         with self._mutex:
-            if self._bars is None:
+            task.done += n
+            if self._bars is not None and task.bar is not None:
+                self._bars.advance(task.bar, n)
+
+    def end(self, task: _BarTask) -> None:
+        """Remove a step; the last bar ends the display, and the line it stood in is free again."""
+        with self._mutex:
+            if task not in self._tasks:
                 return
-            self._bars.remove_task(bar)
-            self._shown -= 1
-            if self._shown == 0:
+            self._tasks.remove(task)
+            if task.timer is not None:
+                task.timer.cancel()
+            if self._bars is None or task.bar is None:
+                return
+            self._bars.remove_task(task.bar)
+            if not any(other.bar is not None for other in self._tasks):
                 self._bars.stop()
                 self._bars = None
 
+    def _show(self, task: _BarTask) -> None:
+        """Draw the bar of a step that has lasted; the first one starts the display."""
+        with self._mutex:
+            if task not in self._tasks:
+                return
+            if self._bars is None:
+                self._bars = _bars(self._stream)
+                self._bars.start()
+            task.bar = self._bars.add_task(task.title, total=task.total, completed=task.done)
+
 
 class _BarTask:
-    def __init__(self, owner: BarProgress, title: str, total_bytes: int | None, clock: Callable[[], float]) -> None:
+    def __init__(self, owner: BarProgress, title: str, total_bytes: int | None) -> None:
         self._owner = owner
-        self._title = title
-        self._total = total_bytes
-        self._clock = clock
-        self._begun = clock()
-        self._done = 0
-        self._bar: TaskID | None = None
-        self._mutex = threading.Lock()
+        self.title = title
+        self.total = total_bytes
+        self.done = 0
+        self.bar: TaskID | None = None
+        self.timer: threading.Timer | None = None
 
     def advance(self, n: int) -> None:
-        with self._mutex:
-            self._done += n
-            if self._bar is not None:
-                self._owner.move(self._bar, n)
-            elif self._clock() - self._begun >= _WORTH_SAYING:
-                self._bar = self._owner.show(self._title, self._total, self._done)
+        self._owner.advance(self, n)
 
     def finish(self) -> None:
-        with self._mutex:
-            if self._bar is not None:
-                self._owner.hide(self._bar)
-                self._bar = None
+        self._owner.end(self)
 
 
 def _bars(stream: TextIO) -> RichProgress:
+    """A display of bars that fits into 80 columns; columns of bytes stay empty for a step that counts none."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Task as RichTask
+    from rich.text import Text
+
+    class OfBytes(ProgressColumn):
+        """Another column, for steps whose bytes are known."""
+
+        def __init__(self, column: ProgressColumn, other: ProgressColumn | None = None) -> None:
+            super().__init__()
+            self.column = column
+            self.other = other
+
+        def render(self, task: RichTask) -> RenderableType:
+            if task.total is not None:
+                return self.column.render(task)
+            return Text("") if self.other is None else self.other.render(task)
 
     return Progress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        BarColumn(bar_width=20),
+        OfBytes(DownloadColumn(binary_units=True)),
+        OfBytes(TransferSpeedColumn()),
+        OfBytes(TimeRemainingColumn(), TimeElapsedColumn()),
         console=Console(file=stream),
         transient=True,
     )

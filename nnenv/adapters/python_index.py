@@ -12,7 +12,8 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -140,6 +141,10 @@ class _Stored:
         return PackedPage(self.packed) if self.packed else None
 
 
+class _Closed(Exception):
+    """Nobody waits for answers any more."""
+
+
 class PythonIndexes:
     """The configured indexes; satisfies `resolve.python_catalog.WheelCatalog`. Each question goes out once."""
 
@@ -162,7 +167,7 @@ class PythonIndexes:
         ]
         self.bound = dict(bound or {})
         self._userinfo = dict(_userinfo(source.url) for source in (*self.sources, *self.bound.values()))
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()  # an answer that is there at once is counted within the question
         self._answers: dict[tuple[str, str], Future[Any]] = {}
         self._sizes: dict[str, int] = {}
         self._without_metadata_files: set[str] = set()
@@ -172,9 +177,13 @@ class PythonIndexes:
         self._clock = clock
         self._workers = workers
         self._pool: ThreadPoolExecutor | None = None
+        self._unanswered = 0
+        self._is_closed = False
 
     def close(self) -> None:
         """Stop the workers; unanswered prefetches are dropped."""
+        with self._mutex:
+            self._is_closed = True
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -184,19 +193,24 @@ class PythonIndexes:
         project = self._project_at_hand(name)
         return project or self._once("project", name, lambda: self._read_project(name)).result()
 
-    def prefetch(self, names: Iterable[str]) -> None:
-        for name in names:
-            if self._project_at_hand(name) is None:
-                self._once("project", name, partial(self._read_project, name))
+    def prefetch(self, name: str, then: Callable[[IndexProject], None]) -> None:
+        project = self._project_at_hand(name)
+        if project is None:
+            self._hint("project", name, partial(self._read_project, name), then)
+        else:
+            self._go_on(then, project)
 
     def metadata(self, record: WheelRecord) -> CoreMetadata:
         metadata = self._metadata_at_hand(record)
         return metadata or self._once("metadata", record.filename, lambda: self._read_metadata(record)).result()
 
-    def expect(self, record: WheelRecord) -> None:
+    def expect(self, record: WheelRecord, then: Callable[[CoreMetadata], None]) -> None:
+        metadata = self._metadata_at_hand(record)
+        if metadata is not None:
+            self._go_on(then, metadata)
         # Without a digest the whole file would have to be read: too much for a guess.
-        if record.sha256 and self._metadata_at_hand(record) is None:
-            self._once("metadata", record.filename, lambda: self._read_metadata(record))
+        elif record.sha256:
+            self._hint("metadata", record.filename, partial(self._read_metadata, record), then)
 
     def identify(self, record: WheelRecord) -> WheelRecord:
         if record.sha256 and record.size is not None:
@@ -240,16 +254,45 @@ class PythonIndexes:
         """The answer to a question in a worker; at most one worker is ever busy with it."""
         with self._mutex:
             if (kind, key) not in self._answers:
-                self._answers[kind, key] = self._started_pool().submit(ask)
+                self._answers[kind, key] = self._submitted(ask)
             return self._answers[kind, key]
 
-    def _started_pool(self) -> ThreadPoolExecutor:
-        """The workers, started when the first question goes out: a warm lock needs none."""
+    def _hint(self, kind: str, key: str, ask: Callable[[], Answer], then: Callable[[Answer], None]) -> None:
+        """Have the question asked, and go on with the answer; a failure matters only to who needs the answer."""
+
+        def arrived(future: Future[Answer]) -> None:
+            if not future.cancelled() and future.exception() is None:
+                then(future.result())
+
+        with suppress(_Closed):
+            future = self._once(kind, key, ask)
+            if not future.done():
+                future.add_done_callback(arrived)
+            elif future.exception() is None:
+                self._go_on(then, future.result())
+
+    def _go_on(self, then: Callable[[Answer], None], answer: Answer) -> None:
+        """Think ahead from an answer at hand while others are awaited; else who asked gets there as soon."""
+        with self._mutex, suppress(_Closed):
+            if self._unanswered:
+                self._submitted(partial(then, answer))
+
+    def _submitted(self, ask: Callable[[], Answer]) -> Future[Answer]:
+        """The question in a worker; these start when the first question goes out, so a warm lock needs none."""
         from concurrent.futures import ThreadPoolExecutor
 
+        if self._is_closed:
+            raise _Closed
         if self._pool is None:
             self._pool = ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="index")
-        return self._pool
+        future = self._pool.submit(ask)
+        self._unanswered += 1
+        future.add_done_callback(self._count)
+        return future
+
+    def _count(self, _: Future[Any]) -> None:
+        with self._mutex:
+            self._unanswered -= 1
 
     def _here(self, kind: str, key: str, ask: Callable[[], Answer]) -> Answer:
         """The same for questions that workers ask: in the thread at hand, so that no worker waits for a free one."""

@@ -29,6 +29,7 @@ import fcntl
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import stat
@@ -663,29 +664,37 @@ def find_program(name: str, search_path: str) -> str:
     raise OSError(number, os.strerror(number), name)
 
 
-def wait_for(child: int) -> int:
-    """Reap whatever ends until `child` does; its exit code, or minus the signal number."""
-    while True:
-        process, raw = os.waitpid(-1, 0)
-        if process == child:
-            return os.waitstatus_to_exitcode(raw)
+def wait_for(child: int, control: int) -> int:
+    """Reap whatever ends until `child` does; its exit code, or minus the signal number.
 
-
-def forward_signals(control: int, group: int) -> None:
-    """From now on, send each signal whose number comes by `control` to the program's process group (fcntl(2), O_ASYNC).
-
-    Not to what has left the group, as a daemon does: that is the program's own affair.
+    Meanwhile each signal whose number comes by `control` goes to the program's process group. What has left the group,
+    as a daemon does, is the program's own affair.
     """
+    woken, into = os.pipe()
+    for descriptor in (woken, into, *([control] if control >= 0 else [])):
+        os.set_blocking(descriptor, False)
+    # A signal between a look and a wait would be missed; the descriptor is readable until it is read.
+    signal.set_wakeup_fd(into, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    sources = [woken, control] if control >= 0 else [woken]
+    while True:
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            if ended[0] == child:
+                return os.waitstatus_to_exitcode(ended[1])
+        ready, _, _ = select.select(sources, [], [])
+        if woken in ready:
+            os.read(woken, 4096)
+        if control in ready and not forward_signals(control, child):
+            sources.remove(control)
 
-    def forward(*_: object) -> None:
-        with contextlib.suppress(BlockingIOError, ProcessLookupError, PermissionError):
-            for number in os.read(control, 64):
-                os.killpg(group, number)
 
-    signal.signal(signal.SIGIO, forward)
-    fcntl.fcntl(control, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(control, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
-    forward()  # what came before
+def forward_signals(control: int, group: int) -> bool:
+    """Send the signals that wait in `control` to the group; False once nobody can send more."""
+    numbers = os.read(control, 64)
+    for number in numbers:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)
+    return bool(numbers)
 
 
 def run_init(settings: Settings, status: int, lifeline: int) -> int:
@@ -703,12 +712,10 @@ def run_init(settings: Settings, status: int, lifeline: int) -> int:
     confine_root(settings["root"])
     prctl(PR_SET_DUMPABLE, 0)  # the program could be of the same user, and must not trace us
     child = start_program(settings)
-    forwards = settings["control"] >= 0
-    drop_capabilities(CAP_KILL if forwards and settings["mode"] == "namespaces" else 0)
+    may_kill = settings["control"] >= 0 and settings["mode"] == "namespaces"  # else the program is of the same user
+    drop_capabilities(CAP_KILL if may_kill else 0)
     report(status, "started", proc=has_proc)
-    if forwards:
-        forward_signals(settings["control"], child)
-    report(status, "ended", code=wait_for(child))
+    report(status, "ended", code=wait_for(child, settings["control"]))
     return 0
 
 
@@ -776,9 +783,7 @@ def run_restricted(settings: Settings, status: int) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     report(status, "started", proc=False)
-    if settings["control"] >= 0:
-        forward_signals(settings["control"], child)
-    code = wait_for(child)
+    code = wait_for(child, settings["control"])
     kill_descendants(child)
     report(status, "ended", code=code)
 

@@ -82,6 +82,7 @@ def _run(line: Sequence[str]) -> int:
     try:
         return command(arguments.command).run(session, arguments)
     finally:
+        session.progress.close()
         session.store.close()
 
 

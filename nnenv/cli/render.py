@@ -76,6 +76,21 @@ def bytes_text(count: int) -> str:
     raise AssertionError
 
 
+def took(seconds: float) -> str:
+    """How long a command took: `in 0.04 s`, `in 12.3 s`, `in 4 min 10 s`."""
+    if seconds < 1:
+        return f"in {seconds:.2f} s"
+    if seconds < 100:
+        return f"in {seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"in {minutes} min {rest} s"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 file`, `2 files`, `2 entries`."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def printable(text: str) -> str:
     """Text of others for one line of a terminal: control characters, such as escapes, are written out."""
     return text if text.isprintable() else json.dumps(text)

@@ -7,8 +7,9 @@ The order of candidates is: the old lock's pin, then newest version first; of on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from packaging.specifiers import SpecifierSet
@@ -17,13 +18,15 @@ from resolvelib import AbstractProvider, BaseReporter, ResolutionImpossible, Res
 from resolvelib.resolvers import Criterion, Resolution
 
 from nnenv.errors import NnenvError
-from nnenv.resolve.python_catalog import WheelCatalog, WheelRecord
+from nnenv.resolve.python_catalog import Project, WheelCatalog, WheelRecord
 from nnenv.resolve.python_offer import Offer, UsableWheel, supports_python
 from nnenv.resolve.python_requirement import PythonMarker, PythonRequirement, read_requirement, specifier_set
 from nnenv.resolve.python_target import PythonTarget
 
 if TYPE_CHECKING:
     from resolvelib.resolvers import RequirementInformation
+
+    from nnenv.formats.core_metadata import CoreMetadata
 
 MAX_ROUNDS = 50_000
 """Steps after which the search gives up instead of running for ever (reliability notes, T15)."""
@@ -132,7 +135,7 @@ def resolve_wheels(
     """
     provider = _Provider(catalog, target, policy, pins)
     roots = provider.roots(requirements)
-    catalog.prefetch(root.name for root in roots)
+    provider.scout.look_ahead(roots)
     try:
         result = _Resolution(provider, BaseReporter()).resolve(roots, max_rounds=MAX_ROUNDS)
     except ResolutionImpossible as error:
@@ -221,6 +224,7 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
         self._pins = {name: _version_or_none(text) for name, text in pins.items()}
         self.constraints = self._by_name(policy.constraints)
         self.overrides = self._by_name(policy.overrides)
+        self.scout = _Scout(self)
         self._offers: dict[str, Offer] = {}
         self._fitting: dict[tuple[str, str], Iterable[tuple[Version, str]]] = {}
         self._dependencies: dict[tuple[str, tuple[str, ...]], list[Wanted]] = {}
@@ -282,7 +286,7 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
         wheels = self._wheels(name, list(requirements[identifier]), beside, refused)
         candidates = _Remembered(Candidate(wheel=wheel, extras=extras) for wheel in wheels)
         for first in candidates:
-            self.catalog.expect(first.wheel.record)
+            self.scout.expect(first)
             break
         return candidates.__iter__
 
@@ -292,8 +296,8 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
     def get_dependencies(self, candidate: Candidate) -> list[Wanted]:
         key = (candidate.wheel.record.filename, candidate.extras)
         if key not in self._dependencies:
-            wanted = self._required_by(candidate)
-            self.catalog.prefetch(item.name for item in wanted if item.name != _NOTHING)
+            wanted = self.required_by(candidate)
+            self.scout.look_ahead(wanted)
             self._dependencies[key] = wanted
         return self._dependencies[key]
 
@@ -313,7 +317,7 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
             parent=parent,
         )
 
-    def _required_by(self, candidate: Candidate) -> list[Wanted]:
+    def required_by(self, candidate: Candidate) -> list[Wanted]:
         """What choosing the candidate brings; one thing that nothing can meet if it cannot be chosen at all."""
         try:
             metadata = self.catalog.metadata(candidate.wheel.record)
@@ -416,6 +420,21 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
             if wheel is not None and (accepts_yanked or not wheel.record.yanked):
                 yield wheel
 
+    def newest(self, wanted: Wanted) -> UsableWheel | None:
+        """The first that meets one requirement alone: what will be chosen, if no other asks for the same name.
+
+        Unlike the search's own questions safe to ask from any thread.
+        """
+        specifier = self.range_of(wanted.name, [wanted])
+        welcome = self.welcomes_prereleases(wanted.name, specifier)
+        offer = self.offer(wanted.name)
+        fitting = (
+            offer.wheel(text)
+            for version, text in offer.versions()
+            if (welcome or not version.is_prerelease) and specifier.contains(version, prereleases=True)
+        )
+        return next((wheel for wheel in fitting if wheel is not None and not wheel.record.yanked), None)
+
     def _in_order(
         self, name: str, versions: Iterable[tuple[Version, str]], beside: Sequence[Wanted]
     ) -> Iterable[tuple[Version, str]]:
@@ -443,6 +462,39 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
         pre-release that nobody asked for.
         """
         return name in self.policy.prereleases or bool(specifier.prereleases) or not self.offer(name).has_final
+
+
+class _Scout:
+    """Walks ahead of the search, so that what it will ask for is on its way; decides nothing.
+
+    The catalog calls it back from other threads. All that it shares with the search are remembered answers, which
+    are the same whoever asks first.
+    """
+
+    def __init__(self, provider: _Provider) -> None:
+        self._provider = provider
+        self._seen: set[str] = set()
+
+    def look_ahead(self, wanted: Iterable[Wanted]) -> None:
+        """These requirements will be met soon."""
+        for item in wanted:
+            if item.name != _NOTHING and item.identifier not in self._seen:
+                self._seen.add(item.identifier)
+                self._provider.catalog.prefetch(item.name, partial(self._choose, item))
+
+    def expect(self, candidate: Candidate) -> None:
+        """This candidate will probably be chosen."""
+        self._provider.catalog.expect(candidate.wheel.record, partial(self._go_on, candidate))
+
+    def _choose(self, wanted: Wanted, _: Project) -> None:
+        with suppress(NnenvError):  # the search will meet the same error, if it comes here
+            wheel = self._provider.newest(wanted)
+            if wheel is not None:
+                self.expect(Candidate(wheel=wheel, extras=wanted.extras))
+
+    def _go_on(self, candidate: Candidate, _: CoreMetadata) -> None:
+        with suppress(NnenvError):
+            self.look_ahead(self._provider.required_by(candidate))
 
 
 Item = TypeVar("Item")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,10 +77,13 @@ class WheelCatalog(Protocol):
         """The same record with sha256 and size filled in."""
         ...
 
-    def prefetch(self, names: Iterable[str]) -> None:
-        """Hint that these projects will be asked for soon; returns at once."""
+    def prefetch(self, name: str, then: Callable[[Project], None]) -> None:
+        """Hint that this project will be asked for soon; returns at once.
+
+        If that is worth it, `then` is called with the answer from another thread, so that more hints can follow.
+        """
         ...
 
-    def expect(self, record: WheelRecord) -> None:
-        """Hint that this wheel's metadata will be asked for soon; returns at once."""
+    def expect(self, record: WheelRecord, then: Callable[[CoreMetadata], None]) -> None:
+        """Hint that this wheel's metadata will be asked for soon; as `prefetch`."""
         ...

@@ -283,17 +283,38 @@ def _loaded(reference: str, sent: int) -> str:
     return f"Docker engine: {reference} ({how})"
 
 
-def fetch_targets(session: Session, names: Sequence[str], *, frozen: bool) -> tuple[Artifact, ...]:
-    """Bring everything the targets need into the store, and read what was there already; the artifacts, each once.
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """What one target needs, all of it in the store."""
+
+    target: str
+    artifacts: tuple[Artifact, ...]
+    missing_bytes: int
+    """How much of it was not in the store before."""
+
+
+def fetch_targets(session: Session, names: Sequence[str], *, frozen: bool) -> list[Fetched]:
+    """Bring everything the targets need into the store, and read what was there already.
 
     Raises StoreCorrupt for a damaged entry, which is in quarantine then: a repeat fetches it.
     """
     lockfile = checked_lock(session, frozen=frozen)
-    wanted: dict[str, Artifact] = {}
+    fetched = []
     for target in chosen_targets(lockfile, names):
         artifacts = lockfile.artifacts_of(target)
+        missing = sum(one.size for one in artifacts if not session.store.contains(one.sha256))
         fetch_locked(session, artifacts, target.os)
+        _read_again(session, target, artifacts)
+        fetched.append(Fetched(target=target.name, artifacts=artifacts, missing_bytes=missing))
+    return fetched
+
+
+def _read_again(session: Session, target: TargetLock, artifacts: Sequence[Artifact]) -> None:
+    """Hash what was in the store already; what was just fetched is known to be whole."""
+    task = session.progress.start(f"check {target.name}", sum(artifact.size for artifact in artifacts))
+    try:
         for artifact in artifacts:
             session.store.path(artifact.sha256)
-        wanted.update({artifact.sha256: artifact for artifact in artifacts})
-    return tuple(wanted.values())
+            task.advance(artifact.size)
+    finally:
+        task.finish()

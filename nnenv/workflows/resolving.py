@@ -81,8 +81,10 @@ def resolved(
                 old=old,
                 draft=draft,
             )
-            draft.targets.append(locking.lock())
-            task.finish()
+            try:
+                draft.targets.append(locking.lock())
+            finally:
+                task.finish()
     used = digests_used(draft.targets, inputs.models, inputs.files)
     artifacts = {**inputs.artifacts, **draft.artifacts}
     new = Lockfile(

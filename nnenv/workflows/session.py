@@ -53,6 +53,7 @@ class Session:
         self.workers = workers
         self.started_ns = time.time_ns() if now is None else int(now.timestamp() * 1e9)
         """Nanoseconds since 1970: what changed later than this may have changed while we looked."""
+        self._begun = time.monotonic()
         self._http = http
         self._offline = offline
         self._archives: dict[tuple[str, str], DebianArchive] = {}
@@ -65,6 +66,11 @@ class Session:
 
             self._http = Http(offline=self._offline)
         return self._http
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the command began, for people; reaches no file."""
+        return time.monotonic() - self._begun
 
     @property
     def now(self) -> datetime:

@@ -76,14 +76,12 @@ def _verify(session: Session, lockfile: Lockfile, target: TargetLock, options: V
     closure = closure_check(maker, target)
     models = models_under_test(session, lockfile, target)
     load = LoadRequest(libraries=wheel_libraries(maker))
-    task = session.progress.start(f"verify {target.name}")
-    with open_runner(session, maker, documents, options.runner) as runner:
+    with open_runner(session, maker, documents, options.runner) as runner, _told(session, target):
         request = requests_for(models, load=load)
         completed = runner.run(
             Run(argv=(*SELF_TEST, "serve-request"), environment=ENVIRONMENT, stdin=request, limits=options.limits)
         )
         isolation = getattr(runner, "mode", "engine")
-    task.finish()
     evaluation = evaluate(models, answer_of(completed), load=True)
     report = _report(lockfile, target, documents, closure, load, evaluation, runner, isolation)
     path = session.project / REPORTS / f"{target.name}.intoto.json"
@@ -91,6 +89,16 @@ def _verify(session: Session, lockfile: Lockfile, target: TargetLock, options: V
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, statement(report))
     return Verified(report=report, statement=path)
+
+
+@contextmanager
+def _told(session: Session, target: TargetLock) -> Iterator[None]:
+    """Say that the target is being verified, for as long as the `with` lasts."""
+    task = session.progress.start(f"verify {target.name}")
+    try:
+        yield
+    finally:
+        task.finish()
 
 
 def closure_check(maker: LayerMaker, target: TargetLock) -> Check:

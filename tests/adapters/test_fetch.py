@@ -388,26 +388,19 @@ def test_lines_are_written_for_long_steps_only() -> None:
     assert stream.getvalue() == "fetch a.whl: 3.0 MiB in 2.0 s\n"
 
 
-def test_bars_show_the_bytes_of_long_steps() -> None:
-    """Nothing for a short step; title and bytes for a long one; nothing stays behind."""
+def test_a_short_step_has_no_bar() -> None:
+    """Nothing at all is written; the bars of long ones: tests/adapters/test_progress.py."""
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
     stream = Terminal()
-    now = [0.0]
-    progress = BarProgress(stream, clock=lambda: now[0])
+    progress = BarProgress(stream)
     short = progress.start("short", 10)
     short.advance(10)
     short.finish()
     assert stream.getvalue() == ""
-    long = progress.start("fetch [a].whl", 4 << 20)
-    now[0] = 1.5
-    long.advance(1 << 20)
-    long.advance(1 << 20)
-    long.finish()
-    assert progress._bars is None
 
 
 def test_the_kind_of_progress_follows_the_stream() -> None:

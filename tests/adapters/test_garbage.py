@@ -76,6 +76,7 @@ def test_what_another_store_uses_stays(store: Store) -> None:
     user.close()
     assert sorted(take_all(Store(store.root))) == sorted([used[1], used[2], written, "t"])
     assert not tree.exists()
+    assert list((store.root / "trees").iterdir()) == []
 
 
 def test_without_the_guard_it_goes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

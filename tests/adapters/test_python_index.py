@@ -13,9 +13,10 @@ import pytest
 
 from nnenv.adapters.http import Http
 from nnenv.adapters.pip_config import IndexConfiguration
-from nnenv.adapters.python_index import PythonIndexes, Source
+from nnenv.adapters.python_index import IndexProject, PythonIndexes, Source
 from nnenv.adapters.store import Store
 from nnenv.errors import NnenvError
+from nnenv.formats.core_metadata import CoreMetadata
 from nnenv.formats.packed_page import FORMAT
 from nnenv.resolve.python import PythonPolicy, resolve_wheels
 from nnenv.resolve.python_catalog import WheelRecord
@@ -135,6 +136,10 @@ def asked_for_wheel(server: FlakyServer, root: str = "/simple") -> list[str]:
     ]
 
 
+def ignored(answer: object) -> None:
+    """What to do with an answer that only was to be brought nearer."""
+
+
 # The metadata ladder
 
 
@@ -236,10 +241,46 @@ def test_expected_metadata_is_asked_once(server: FlakyServer, indexes: Make) -> 
     offer(server, "demo", "1", beside=beside, core_metadata=True)
     client = indexes(server.url("/simple"))
     record = only(client, "demo")
-    client.expect(record)
-    client.expect(record)
+    client.expect(record, ignored)
+    client.expect(record, ignored)
     client.metadata(record)
     assert len(asked_for_wheel(server)) == 1
+
+
+def test_hints_go_on_from_what_arrived(server: FlakyServer, indexes: Make) -> None:
+    """The answer to a hint is told in another thread, also one at hand, as long as another answer is awaited."""
+    offer(server, "demo", "1", beside=metadata_of("demo", "1"), core_metadata=True)
+    offer(server, "slow", "1")
+    server.break_("/simple/slow/", "stall")
+    told: list[tuple[str, bool]] = []
+    arrived = threading.Semaphore(0)
+
+    def then(answer: IndexProject | CoreMetadata) -> None:
+        told.append((answer.name, threading.current_thread() is threading.main_thread()))
+        arrived.release()
+
+    client = indexes(server.url("/simple"))
+    client.prefetch("slow", ignored)
+    client.prefetch("demo", then)
+    assert arrived.acquire(timeout=10)
+    client.expect(only(client, "demo"), then)
+    assert arrived.acquire(timeout=10)
+    client.expect(only(client, "demo"), then)
+    assert arrived.acquire(timeout=10)
+    assert told == [("demo", False)] * 3
+
+
+def test_a_hint_that_fails_tells_nobody(server: FlakyServer, indexes: Make) -> None:
+    """Neither a dead index nor a client that was closed: only who needs the answer hears of it."""
+    server.break_for_ever("/simple/demo/", "500")
+    told: list[IndexProject] = []
+    client = indexes(server.url("/simple"))
+    client.prefetch("demo", told.append)
+    with pytest.raises(NnenvError, match="500"):
+        client.project("demo")
+    client.close()
+    client.prefetch("other", told.append)
+    assert told == []
 
 
 def test_a_wheel_that_names_another_package_is_refused(server: FlakyServer, indexes: Make) -> None:
@@ -300,7 +341,7 @@ def test_pages_are_asked_again_by_etag(server: FlakyServer, indexes: Make, store
 def questions(server: FlakyServer, client: PythonIndexes) -> int:
     """How many requests it takes the client to know the project `demo`."""
     before = len(server.requests("/simple/demo/"))
-    client.prefetch(["demo"])
+    client.prefetch("demo", ignored)
     assert only(client, "demo").version == "1"
     return len(server.requests("/simple/demo/")) - before
 
@@ -361,8 +402,8 @@ def test_a_fresh_project_is_answered_without_workers(server: FlakyServer, indexe
     cold.metadata(only(cold, "demo"))
     before = threading.active_count()
     warm = indexes(server.url("/simple"))
-    warm.prefetch(["demo"])
-    warm.expect(only(warm, "demo"))
+    warm.prefetch("demo", ignored)
+    warm.expect(only(warm, "demo"), ignored)
     assert warm.metadata(only(warm, "demo")).version == "1"
     assert threading.active_count() == before
     assert server.counts() == {"/simple/demo/": 1, "/files/simple/demo-1-py3-none-any.whl.metadata": 1}
@@ -510,7 +551,8 @@ def test_a_page_of_links_is_read_once(server: FlakyServer, indexes: Make) -> Non
     """One flat page serves every name."""
     server.files["/links.html"] = b'<a href="demo-1-py3-none-any.whl">x</a><a href="bb-2-py3-none-any.whl">x</a>'
     client = indexes(links=(server.url("/links.html"),))
-    client.prefetch(["demo", "bb", "cc"])
+    for name in ("demo", "bb", "cc"):
+        client.prefetch(name, ignored)
     assert [only(client, name).version for name in ("demo", "bb")] == ["1", "2"]
     assert not client.project("cc").known
     assert len(server.requests("/links.html")) == 1

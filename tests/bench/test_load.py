@@ -48,6 +48,14 @@ def test_a_load_is_compared_with_the_whole_image() -> None:
     assert said[2].startswith("missed by 1.")
 
 
+def test_layers_of_others_in_the_engine_are_said() -> None:
+    """If the first load did not have to send everything, the ratios flatter nobody in silence."""
+    steps = _steps(0.7, 1_000_000)
+    assert not any("others" in note for note in load.table(steps).notes)
+    shared = {**steps, load.WHOLE: _series(load.WHOLE, 4.5, "150000000")}
+    assert any("others" in note for note in load.table(shared).notes)
+
+
 def test_a_load_that_failed_has_its_reason() -> None:
     """Without samples there are no figures, and no division."""
     found = load.table({step: Series(name=step, absent="failed, see below") for step in load.STEPS})

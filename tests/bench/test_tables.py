@@ -34,29 +34,30 @@ TABLE = comparison(
     noted="packages",
     notes=["A note."],
 )
+TEXT = """\
+Lock
+
+contestant  packages      s        range    CPU  peak MB  x uv | lock  CPU x  aim
+----------  --------  -----  -----------  -----  -------  -----------  -----  --------------------------------
+nnenv            171   1.50    1.20-1.90   1.50     20.0         2.5x   2.5x  <= 2x uv | lock: missed by 1.25x
+uv | lock        175  0.600  0.500-0.700  0.600     20.0        1.00x  1.00x
+pdm                                                                           not available: no index
+  A note.
+"""
 
 
 def test_a_comparison_as_text() -> None:
     """Columns are aligned, words to the left and figures to the right, with ratio, aim, and who is absent."""
-    assert TABLE.text().splitlines() == [
-        "Lock",
-        "",
-        "contestant  packages      s        range    CPU  peak MB  x uv | lock  aim",
-        "----------  --------  -----  -----------  -----  -------  -----------  --------------------------------",
-        "nnenv            171   1.50    1.20-1.90   1.50     20.0         2.5x  <= 2x uv | lock: missed by 1.25x",
-        "uv | lock        175  0.600  0.500-0.700  0.600     20.0        1.00x",
-        "pdm                                                                    not available: no index",
-        "  A note.",
-    ]
+    assert TABLE.text() == TEXT
 
 
 def test_a_comparison_as_markdown() -> None:
     """The same as a Markdown table, whose cells hold no bar of their own."""
     lines = TABLE.markdown().splitlines()
     assert lines[0] == "**Lock**"
-    assert lines[3] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
+    assert lines[3] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
     assert lines[5].startswith("| uv \\| lock | 175 | 0.600 |")
-    assert {line.replace("\\|", "").count("|") for line in lines[2:7]} == {9}
+    assert {line.replace("\\|", "").count("|") for line in lines[2:7]} == {10}
     assert lines[-1] == "A note."
 
 

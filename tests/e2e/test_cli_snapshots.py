@@ -2,7 +2,7 @@
 
 `NNENV_UPDATE_SNAPSHOTS=1 pytest tests/e2e/test_cli_snapshots.py` writes them anew; look at the difference before
 committing it. What differs from machine to machine or from month to month stands as a placeholder: <digest>, <size>,
-<version>, <number>, <isolation>, <folder>, <port>.
+<version>, <number>, <isolation>, <folder>, <port>, <time>.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ COMMANDS = (
     "why",
     "tree",
     "diff",
+    "store",
+    "store size",
+    "store verify",
+    "store gc",
 )
 
 _PROGRESS = re.compile(r"^.*: (?:[0-9.]+ (?:B|KiB|MiB|GiB|TiB) in )?[0-9.]+ s\n", re.MULTILINE)
@@ -89,6 +93,7 @@ def on_a_terminal(user: User, *arguments: str) -> str:
 
 def _settled(text: str, user: User) -> str:
     text = _PROGRESS.sub("", text)
+    text = re.sub(r"\bin (?:\d+ min )?\d+(?:\.\d+)? s$", "in <time>", text, flags=re.MULTILINE)
     text = text.replace(str(user.project.parent), "<folder>")
     text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:<port>", text)
     return text.replace(f"nnenv {__version__}", "nnenv <version>")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from packaging.utils import canonicalize_name
@@ -86,11 +85,11 @@ class TextCatalog:
         """The record: every file has a digest here."""
         return record
 
-    def prefetch(self, names: Iterable[str]) -> None:
+    def prefetch(self, name: str, then: object) -> None:
         """Nothing is far away."""
-        assert all(name == canonicalize_name(name) for name in names)
+        assert name == canonicalize_name(name)
 
-    def expect(self, record: WheelRecord) -> None:
+    def expect(self, record: WheelRecord, then: object) -> None:
         """Nothing is far away."""
 
     def _read(self, line: str) -> None:

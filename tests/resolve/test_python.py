@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import random
+import threading
+import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from nnenv.adapters.pip_config import index_configuration
 from nnenv.adapters.python_index import PythonIndexes
 from nnenv.adapters.store import Store
 from nnenv.errors import NnenvError
+from nnenv.formats.core_metadata import CoreMetadata
 from nnenv.resolve import python
 from nnenv.resolve.python import ChosenWheel, PythonPolicy, resolve_wheels
 from nnenv.resolve.python_catalog import WheelRecord
@@ -80,6 +84,71 @@ def test_scenario(case: dict[str, Any]) -> None:
     assert len(outcomes) == 1
 
 
+class DistantCatalog(TextCatalog):
+    """The same, answering hints from other threads, each after a while that differs from run to run."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.threads = ThreadPoolExecutor(max_workers=8)
+        self.hinted: list[str] = []
+        """What was hinted at: names of projects and of files."""
+
+    def prefetch(self, name: str, then: Callable[[Any], None]) -> None:
+        """Calls back."""
+        self._hint(name, lambda: then(self.project(name)))
+
+    def expect(self, record: WheelRecord, then: Callable[[Any], None]) -> None:
+        """Calls back, unless the wheel is refused."""
+        if isinstance(self._metadata[record.filename], CoreMetadata):
+            self._hint(record.filename, lambda: then(self._metadata[record.filename]))
+
+    def _hint(self, name: str, go_on: Callable[[], None]) -> None:
+        self.hinted.append(name)
+        if len(self.hinted) < 1000:
+            pause = random.random() / 2000
+            self.threads.submit(lambda: (time.sleep(pause), go_on()))
+
+
+def outcome(case: dict[str, Any], catalog: TextCatalog) -> object:
+    """The wheels, or the whole error."""
+    try:
+        return resolved(case, catalog)
+    except NnenvError as error:
+        return error.as_json()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["says"])
+def test_thinking_ahead_changes_nothing(case: dict[str, Any]) -> None:
+    """Whatever answers arrive first: wheels and error texts are the same as without any hint."""
+    for _ in range(3):
+        catalog = DistantCatalog(case["wheels"])
+        with catalog.threads:
+            assert outcome(case, catalog) == outcome(case, TextCatalog(case["wheels"]))
+        assert len(catalog.hinted) < 500, "it goes round in circles"
+
+
+def test_hints_run_ahead_of_the_search() -> None:
+    """While the search waits for its first answer, all that will be wanted below it is hinted at, and nothing else."""
+    needs = "requires a{}>1 | requires x; extra == 'x'"
+    lines = [f"a{number} {version} | {needs.format(number + 1)}" for number in range(20) for version in (1, 2, 3)]
+
+    class Waiting(DistantCatalog):
+        def metadata(self, record: WheelRecord) -> CoreMetadata:
+            if threading.current_thread() is threading.main_thread():
+                for _ in range(2000):
+                    if "a20" in self.hinted:
+                        break
+                    time.sleep(0.005)
+                assert "a20" in self.hinted, "nobody thinks ahead"
+            return super().metadata(record)
+
+    catalog = Waiting("\n".join([*lines, "a20 2"]))
+    with catalog.threads:
+        assert len(resolved({"requires": ["a0"]}, catalog)) == 21
+    files = [f"a{number}-3-py3-none-any.whl" for number in range(20)]
+    assert set(catalog.hinted) == {*files, "a20-2-py3-none-any.whl", *(f"a{number}" for number in range(21))}
+
+
 def test_every_scenario_checks_something() -> None:
     """A scenario without an expectation, or with one that nobody reads, would pass for ever."""
     known = {"says", "wheels", "requires", "python", "machine", "glibc", "pins", "constraints", "overrides"}
@@ -102,6 +171,13 @@ def test_a_chosen_wheel_says_who_wanted_it_and_what_it_wants() -> None:
     assert found["cc"].parents == ("aa", "bb")
     assert found["aa"].requires == ("cc>=1", "dev; extra == 'dev'")
     assert found["aa"].requires_python == ">=3.9"
+
+
+def test_what_is_bounded_most_is_decided_first() -> None:
+    """`==` before other bounds before none, then names: that avoids most of the choices that must be taken back."""
+    catalog = TextCatalog("aa 1\nbb 1\ncc 1\ndd 1")
+    resolved({"requires": ["aa", "bb", "cc>=1", "dd==1"]}, catalog)
+    assert [name[:2] for name in dict.fromkeys(catalog.asked)] == ["dd", "cc", "aa", "bb"]
 
 
 def test_metadata_is_asked_only_of_wheels_that_are_tried() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nnenv.adapters.inventory import Entry, Part, inventory
-from nnenv.adapters.progress import SilentProgress
+from nnenv.adapters.progress import SilentProgress, Task
 from nnenv.adapters.store import Store, record_name
 from nnenv.errors import NnenvError
 from nnenv.image.layers import Layer, layer_to_json
@@ -184,6 +184,30 @@ def test_a_lock_that_is_gone_needs_nothing(session: Session) -> None:
     assert len(later.store.roots()) == 1
     assert collect_garbage(later, NOW).removed[0].entries == 2
     assert later.store.roots() == {}
+
+
+class Returning(SilentProgress):
+    """A step that begins when a lock is put back."""
+
+    def __init__(self, kept: Path, lock: Path) -> None:
+        self.kept = kept
+        self.lock = lock
+
+    def start(self, title: str, total_bytes: int | None = None) -> Task:
+        """Put it back."""
+        self.kept.rename(self.lock)
+        return super().start(title, total_bytes)
+
+
+def test_a_lock_that_comes_back_meanwhile_is_known(session: Session) -> None:
+    """Whoever wrote it may have seen that it was remembered, just before that was forgotten."""
+    lock(session)
+    path, kept = session.project / "model.lock", session.project / "kept"
+    path.rename(kept)
+    later = fresh(session)
+    later.progress = Returning(kept, path)
+    collect_garbage(later, NOW)
+    assert list(later.store.roots().values()) == [path]
 
 
 @pytest.mark.parametrize("version", ["merged", "newer"])

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnenv.cli.arguments import Parser, add_frozen, add_target, describe, targets_of
-from nnenv.cli.output import emit, notice
-from nnenv.cli.render import bytes_text, table
+from nnenv.cli.output import emit, notice, palette
+from nnenv.cli.render import Palette, bytes_text, counted, table, took
+from nnenv.spec.names import LOCK_NAME
 from nnenv.workflows.building import Built, Output, build_targets
 from nnenv.workflows.healing import healed
 from nnenv.workflows.session import Session
@@ -47,7 +48,7 @@ def run(session: Session, arguments: argparse.Namespace) -> int:
         ),
         notice(arguments),
     )
-    emit(arguments, "build", build_json(built), lambda: build_text(built))
+    emit(arguments, "build", build_json(built), lambda: build_text(built, palette(arguments), session.elapsed))
     return 0
 
 
@@ -73,25 +74,18 @@ def build_json(built: Sequence[Built]) -> dict[str, Any]:
     }
 
 
-def build_text(built: Sequence[Built]) -> str:
-    """What `nnenv build` prints."""
-    rows = [("target", "image", "layers", "size", "manifest digest", "status")]
+def build_text(built: Sequence[Built], palette: Palette, seconds: float) -> str:
+    """What `nnenv build` prints: a line a target, then its whole digests and where it is."""
+    rows = [("target", "image", "layers", "size", "status")]
     for image in built:
         size = bytes_text(sum(layer.size for layer in image.image.layers))
-        status = "as locked" if image.expected else "first build: digest noted in model.lock"
-        rows.append(
-            (
-                image.target,
-                image.reference,
-                str(len(image.image.layers)),
-                size,
-                f"sha256:{image.image.manifest}",
-                status,
-            )
-        )
+        # The last column, since the escapes of colours have no width.
+        status = palette("green", "as locked") if image.expected else palette("yellow", f"noted in {LOCK_NAME}")
+        rows.append((image.target, image.reference, str(len(image.image.layers)), size, status))
     text = table(rows, right=frozenset({2, 3}))
     for image in built:
-        text += f"{image.target}: image ID sha256:{image.image.config}\n"
         places = image.delivered or ("the store only (no Docker engine answers; --output oci:FILE writes a tar)",)
-        text += "".join(f"{image.target}: in {place}\n" for place in places)
-    return text
+        text += f"{palette('bold', image.target)}\n"
+        text += f"  manifest  sha256:{image.image.manifest}\n  image ID  sha256:{image.image.config}\n"
+        text += "".join(f"  in        {place}\n" for place in places)
+    return f"{text}built {counted(len(built), 'image')} {took(seconds)}\n"

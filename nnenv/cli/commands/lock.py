@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnenv.cli.arguments import Parser, describe
 from nnenv.cli.output import emit, notice, palette
-from nnenv.cli.render import bytes_text, table
+from nnenv.cli.render import bytes_text, table, took
 from nnenv.spec.names import LOCK_NAME
 from nnenv.workflows.confirming import confirmed
 
@@ -61,7 +61,7 @@ def run(session: Session, arguments: argparse.Namespace) -> int:
     unhurried = arguments.upgrade or arguments.upgrade_package or arguments.exclude_newer
     summary = None if unhurried else confirmed(session)
     if summary is not None:
-        _print(arguments, summary, changed=False)
+        _print(session, arguments, summary, changed=False)
         return 0
     from nnenv.workflows.healing import healed
     from nnenv.workflows.locking import LockOptions, lock_project
@@ -74,11 +74,12 @@ def run(session: Session, arguments: argparse.Namespace) -> int:
         exclude_newer=arguments.exclude_newer,
     )
     outcome = healed(lambda: lock_project(session, options), notice(arguments))
-    _print(arguments, outcome.summary, outcome.changes, first=outcome.first, changed=outcome.changed)
+    _print(session, arguments, outcome.summary, outcome.changes, first=outcome.first, changed=outcome.changed)
     return 0
 
 
 def _print(
+    session: Session,
     arguments: argparse.Namespace,
     summary: Mapping[str, Any],
     changes: Sequence[str] = (),
@@ -86,12 +87,16 @@ def _print(
     first: bool = False,
     changed: bool,
 ) -> None:
-    document = {"ok": True, "changed": changed, "targets": summary["targets"], "changes": list(changes)}
+    document = {"ok": True, "changed": changed, "changes": list(changes), **summary}
     result = f"{LOCK_NAME} is up to date"
     if changed:
         result = f"{LOCK_NAME} would change" if arguments.dry_run else f"wrote {LOCK_NAME}"
     news = [] if first else changes  # every target of a first lock is new
-    emit(arguments, "lock", document, lambda: lock_text(summary, news, palette(arguments)("green", result)))
+
+    def text() -> str:
+        return lock_text(summary, news, f"{palette(arguments)('green', result)} {took(session.elapsed)}")
+
+    emit(arguments, "lock", document, text)
 
 
 def lock_text(summary: Mapping[str, Any], changes: Sequence[str], result: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from nnenv.cli.arguments import Parser, add_common, describe
 from nnenv.cli.output import emit, palette
-from nnenv.cli.render import Palette, bytes_text, short, table
+from nnenv.cli.render import Palette, bytes_text, counted, short, table, took
 from nnenv.workflows.session import Session
 from nnenv.workflows.storing import (
     Amount,
@@ -115,7 +115,12 @@ def run(session: Session, arguments: argparse.Namespace) -> int:
             return 0
         case "verify":
             check = verify_store(session, repair=arguments.repair)
-            emit(arguments, "store verify", verify_json(check), lambda: verify_text(check, palette(arguments)))
+            emit(
+                arguments,
+                "store verify",
+                verify_json(check),
+                lambda: verify_text(check, palette(arguments), session.elapsed),
+            )
             return 0 if check.whole else 1
         case _:
             options = GarbageOptions(
@@ -129,7 +134,7 @@ def run(session: Session, arguments: argparse.Namespace) -> int:
                 arguments,
                 "store gc",
                 gc_json(collected, options),
-                lambda: gc_text(collected, options, palette(arguments)),
+                lambda: gc_text(collected, options, palette(arguments), session.elapsed),
             )
             return 0
 
@@ -173,16 +178,12 @@ def _total(amounts: Sequence[Amount]) -> Amount:
 def size_text(sizes: Sizes) -> str:
     """What `nnenv store size` prints: the kinds of which there is something."""
     present = [amount for amount in sizes.amounts if amount.entries]
-    known = _counted(len(sizes.projects), "known project", "known projects")
+    known = counted(len(sizes.projects), "known project")
     return f"{_amounts_text([*present, _total(present)])}{sizes.store}, {known}\n"
 
 
-def _counted(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
-
-
 def _entries(number: int) -> str:
-    return _counted(number, "entry", "entries")
+    return counted(number, "entry", "entries")
 
 
 def _amounts_text(amounts: Sequence[Amount]) -> str:
@@ -207,12 +208,12 @@ def verify_json(check: StoreCheck) -> dict[str, Any]:
     }
 
 
-def verify_text(check: StoreCheck, palette: Palette) -> str:
+def verify_text(check: StoreCheck, palette: Palette, seconds: float) -> str:
     """What `nnenv store verify` prints."""
     read = f"{_entries(check.entries)}, {bytes_text(check.bytes)}"
     if not check.damaged:
-        return f"{read}: {palette('green', 'all whole')}\n"
-    lines = [f"{read}: {palette('red', f'{len(check.damaged)} damaged')}, moved away"]
+        return f"{read}: {palette('green', 'all whole')}, read {took(seconds)}\n"
+    lines = [f"{read}: {palette('red', f'{len(check.damaged)} damaged')}, moved away, read {took(seconds)}"]
     for one in check.damaged:
         remedy = palette("green" if one.repaired else "yellow", one.remedy)
         lines += [f"  {_short_name(one)}  {one.what}", f"    {remedy}"]
@@ -241,15 +242,16 @@ def gc_json(collected: Collected, options: GarbageOptions) -> dict[str, Any]:
     }
 
 
-def gc_text(collected: Collected, options: GarbageOptions, palette: Palette) -> str:
+def gc_text(collected: Collected, options: GarbageOptions, palette: Palette, seconds: float) -> str:
     """What `nnenv store gc` prints."""
     total = _total(collected.removed)
     done = "would remove" if options.dry_run else "removed"
     text = _amounts_text([*collected.removed, total]) if collected.removed else ""
-    text += f"{palette('green', done)} {_entries(total.entries)}, {bytes_text(total.disk_bytes)} on disk\n"
+    went = f"{_entries(total.entries)}, {bytes_text(total.disk_bytes)} on disk"
+    text += f"{palette('green', done)} {went}, {took(seconds)}\n"
     kept = [f"{_entries(collected.kept.entries)}, {bytes_text(collected.kept.disk_bytes)} on disk"]
     if not options.everything:
-        kept.append(_counted(len(collected.projects), "known project", "known projects"))
+        kept.append(counted(len(collected.projects), "known project"))
     if collected.in_use:
         kept.append(f"{_entries(collected.in_use)} in use by running commands")
     if collected.young:

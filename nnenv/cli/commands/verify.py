@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from nnenv.cli.arguments import (
     targets_of,
 )
 from nnenv.cli.output import emit, notice, palette
-from nnenv.cli.render import Palette, short
+from nnenv.cli.render import Palette, counted, short, took
 from nnenv.verify.ladder import Status, Verdict
 from nnenv.verify.protocols import Limits
 from nnenv.verify.report import CaseReport, Report, report_json
@@ -59,7 +60,12 @@ def run(session: Session, arguments: argparse.Namespace) -> int:
     results = healed(lambda: verify_targets(session, targets_of(arguments), options), notice(arguments))
     required = next(status for status in Status if status.label == arguments.require)
     ok = all(result.report.status >= required for result in results)
-    emit(arguments, "verify", verify_json(results, ok), lambda: verify_text(results, palette(arguments)))
+    emit(
+        arguments,
+        "verify",
+        verify_json(results, ok),
+        lambda: verify_text(results, palette(arguments), session.elapsed),
+    )
     return 0 if ok else 1
 
 
@@ -71,9 +77,12 @@ def verify_json(results: Sequence[Verified], ok: bool) -> dict[str, Any]:
     }
 
 
-def verify_text(results: Sequence[Verified], palette: Palette) -> str:
-    """What `nnenv verify` prints."""
-    return "\n".join(_report_text(result, palette) for result in results)
+def verify_text(results: Sequence[Verified], palette: Palette, seconds: float) -> str:
+    """What `nnenv verify` prints: each report, then how many came to which status."""
+    text = "\n".join(_report_text(result, palette) for result in results)
+    reached = Counter(result.report.status for result in results)
+    counts = ", ".join(f"{number} {status.label}" for status, number in sorted(reached.items(), reverse=True))
+    return f"{text}{counted(len(results), 'target')}: {counts}, {took(seconds)}\n"
 
 
 def _report_text(result: Verified, palette: Palette) -> str:
@@ -117,5 +126,6 @@ def _verdict(verdict: Verdict, palette: Palette) -> str:
 
 
 def _status(report: Report, palette: Palette) -> str:
-    style = "green" if report.status is Status.VERIFIED else "yellow"
+    failed = any(check.verdict is Verdict.FAILED for check in report.checks.values())
+    style = "green" if report.status is Status.VERIFIED else "red" if failed else "yellow"
     return palette(style, report.status.label)
