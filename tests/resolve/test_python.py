@@ -124,7 +124,6 @@ def test_thinking_ahead_changes_nothing(case: dict[str, Any]) -> None:
         catalog = DistantCatalog(case["wheels"])
         with catalog.threads:
             assert outcome(case, catalog) == outcome(case, TextCatalog(case["wheels"]))
-        assert len(catalog.hinted) < 500, "it goes round in circles"
 
 
 def test_hints_run_ahead_of_the_search() -> None:
@@ -142,9 +141,10 @@ def test_hints_run_ahead_of_the_search() -> None:
                 assert "a20" in self.hinted, "nobody thinks ahead"
             return super().metadata(record)
 
-    catalog = Waiting("\n".join([*lines, "a20 2"]))
+    catalog = Waiting("\n".join([*lines, "a20 2 | requires a0"]))
     with catalog.threads:
         assert len(resolved({"requires": ["a0"]}, catalog)) == 21
+    assert len(catalog.hinted) < 100, "it goes round in circles"
     files = [f"a{number}-3-py3-none-any.whl" for number in range(20)]
     assert set(catalog.hinted) == {*files, "a20-2-py3-none-any.whl", *(f"a{number}" for number in range(21))}
 
