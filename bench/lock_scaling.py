@@ -182,7 +182,7 @@ def _table(
                 row.append(_against(series[scenario, name], series[scenario, rows[0][1][at]]))
             row.append(_peak([series[scenario, name] for scenario in scenarios]))
         cells.append(tuple(row))
-    notes = ["In brackets: against the first row. MB: peak resident memory."]
+    notes = ["In brackets: against the first row.", "MB: peak resident memory."]
     return Table(
         title=title,
         columns=tuple(columns),

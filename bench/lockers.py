@@ -186,8 +186,9 @@ def pip_compile(run: Run, index: Replay, packages: Sequence[str]) -> Callable[[P
 
     def make(folder: Path) -> Locker:
         command = (
-            program, "--quiet", "--generate-hashes", "--allow-unsafe", "--strip-extras", "--no-config", "--index-url", index.url,
-            "--no-emit-index-url", "--cache-dir", folder / "cache", "-o", "lock.txt", "packages.in",
+            program, "--quiet", "--generate-hashes", "--allow-unsafe", "--strip-extras", "--no-config",
+            "--index-url", index.url, "--no-emit-index-url", "--cache-dir", folder / "cache",
+            "-o", "lock.txt", "packages.in",
         )  # fmt: skip
         return Locker(
             command=command,

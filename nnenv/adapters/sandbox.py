@@ -408,7 +408,6 @@ class SandboxRunner:
         seconds = time.monotonic() - started
         return attempt.completed(seconds, exhausted=exhausted)
 
-
     def live(self, run: live.LiveRun, streams: live.Streams) -> live.Ended:
         """Run with the caller's streams to the end, or to a limit; signals that nnenv gets go to the command.
 

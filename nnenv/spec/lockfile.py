@@ -16,6 +16,7 @@ from nnenv.spec.artifact import Artifact, Kind, Sha256
 LOCK_VERSION = 1
 """Format of the file; every older format stays readable."""
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockHead:
     """What the file states before anything else."""

@@ -259,10 +259,12 @@ def test_verify_all_ends_when_nobody_listens_any_more(store: Store) -> None:
     """An interrupt does not wait for the files that are being read."""
     for number in range(8):
         store.put(bytes([number]) * (1 << 20))
+    before = set(threading.enumerate())  # other tests may have left some
     reading = Store(store.root).verify_all(workers=2)
     next(reading)
+    assert set(threading.enumerate()) - before
     reading.close()  # type: ignore[attr-defined]
-    assert threading.active_count() == 1
+    assert set(threading.enumerate()) - before == set()
 
 
 def test_a_changed_tree_is_found_and_made_anew(store: Store) -> None:

@@ -33,6 +33,8 @@ COMMANDS = (
     "fetch",
     "build",
     "verify",
+    "run",
+    "shell",
     "test",
     "test record",
     "why",
@@ -42,6 +44,8 @@ COMMANDS = (
     "store size",
     "store verify",
     "store gc",
+    "doctor",
+    "completion",
 )
 
 _PROGRESS = re.compile(r"^.*: (?:[0-9.]+ (?:B|KiB|MiB|GiB|TiB) in )?[0-9.]+ s\n", re.MULTILINE)

@@ -118,6 +118,7 @@ def test_the_last_example_empties_the_store(user: User) -> None:
 
 def test_a_no_op_lock_leaves_no_trace(user: User) -> None:
     """It uses no entry, so it writes no lease; the project is remembered once and for all."""
+
     def told() -> dict[str, int]:
         return {str(path): path.stat().st_mtime_ns for folder in ("roots", "leases") for path in place(folder)}
 
