@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NnenvError as error:
         return _refused(error, line, wants_json, palette)
     except KeyboardInterrupt:
+        exec("")  # clears CPython's note that an interrupt left an exec (a dataclass is one): it would end us by SIGINT
         return _refused(NnenvError("interrupted", "interrupted; run it again"), line, wants_json, palette)
     except BrokenPipeError:
         discard_output()

@@ -84,3 +84,22 @@ def test_a_reader_that_leaves_is_no_error(project: Path) -> None:
     done = nnenv(project, "--json", "build", shell='"$@" | true')
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+INTERRUPTED_IN_EXEC = """
+import nnenv.cli.main
+
+def interrupted(line):
+    exec("import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(5)")
+
+nnenv.cli.main._run = interrupted
+raise SystemExit(nnenv.cli.main.main())
+"""
+
+
+def test_an_interrupt_inside_exec_is_an_interrupt_like_any_other(tmp_path: Path) -> None:
+    """Dataclasses are made by exec; CPython would end a process that it interrupted there by SIGINT, not by 1."""
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED_IN_EXEC)
+    command = [sys.executable, "-m", "interrupted"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "error: interrupted; run it again\n")
