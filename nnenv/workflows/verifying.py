@@ -28,7 +28,7 @@ from nnenv.verify.evaluate import (
     weak_evidence,
 )
 from nnenv.verify.ladder import Verdict, status
-from nnenv.verify.load_report import LoadRequest, load_check
+from nnenv.verify.load_report import DEFAULT_IMPORTS, LoadRequest, load_check
 from nnenv.verify.protocols import Limits, Run, Runner
 from nnenv.verify.report import Check, Finding, Report
 from nnenv.verify.statement import statement
@@ -37,6 +37,7 @@ from nnenv.workflows.cases import bound_case
 from nnenv.workflows.layering import LayerMaker, harness_files
 from nnenv.workflows.session import Session
 from nnenv.workflows.targets import chosen_targets
+from nnenv.workflows.wheel_files import wheel_places
 
 if TYPE_CHECKING:
     from nnenv.adapters.docker_engine import DockerRunner
@@ -75,7 +76,7 @@ def _verify(session: Session, lockfile: Lockfile, target: TargetLock, options: V
     maker, documents = assemble(session, lockfile, target)
     closure = closure_check(maker, target)
     models = models_under_test(session, lockfile, target)
-    load = LoadRequest(libraries=wheel_libraries(maker))
+    load = LoadRequest(imports=runtime_modules(maker), libraries=wheel_libraries(maker))
     with open_runner(session, maker, documents, options.runner) as runner, _told(session, target):
         request = requests_for(models, load=load)
         completed = runner.run(
@@ -123,6 +124,13 @@ def _closure_findings(found: ClosureReport) -> tuple[Finding, ...]:
             for path in found.foreign
         ),
     )
+
+
+def runtime_modules(maker: LayerMaker) -> tuple[str, ...]:
+    """Those of the modules that run models which the target's wheels bring; a target without models may have none."""
+    store, python = maker.session.store, maker.target.python
+    brought = {path for wheel in maker.lockfile.wheels_of(maker.target) for path in wheel_places(store, wheel, python)}
+    return tuple(name for name in DEFAULT_IMPORTS if f"{name}/__init__.py" in brought)
 
 
 def wheel_libraries(maker: LayerMaker) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nnenv.adapters.docker_engine import connect
-from tests.e2e.world import ROOT, TOY, User, linked_copy, listing, tanh_model, toy_weights, write_case
+from tests.e2e.world import PLAIN, ROOT, TOY, User, linked_copy, listing, tanh_model, toy_weights, write_case
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 """The images hold the real numpy and onnxruntime, from the configured index."""
@@ -119,6 +119,16 @@ def test_without_cases_the_image_is_loadable(user: User) -> None:
     found = report(user, code=1)
     assert (found["status"], found["checks"]["reference"]["verdict"]) == ("loadable", "not-run")
     user.must("verify", *SANDBOX, "--offline", "--require", "loadable")
+    quiet = user.refused("verify", *SANDBOX, "--offline", "--quiet")
+    assert (quiet.out, quiet.err) == ("", "error: cpu is loadable, not verified\n")
+
+
+def test_an_image_without_a_runtime_for_models_loads(user: User) -> None:
+    """Nothing is imported that no wheel of the target brings."""
+    (user.project / "model.toml").write_text(PLAIN.replace('"a"', '"packaging"'))
+    found = report(user, code=1)
+    assert (found["status"], found["checks"]["load"]["verdict"]) == ("loadable", "passed")
+    assert found["runtime"]["onnxruntime"] == ""
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -66,7 +67,18 @@ def run(session: Session, arguments: argparse.Namespace) -> int:
         verify_json(results, ok),
         lambda: verify_text(results, palette(arguments), session.elapsed),
     )
+    if arguments.quiet and not arguments.json:
+        for result in results:
+            if result.report.status < required:
+                sys.stderr.write(f"error: {shortfall(result.report, required)}\n")
     return 0 if ok else 1
+
+
+def shortfall(report: Report, required: Status) -> str:
+    """In one line, for --quiet: how far a target came, and the first thing found wrong."""
+    findings = [finding.what for check in report.checks.values() for finding in check.findings]
+    found = f": {findings[0]}" if findings else ""
+    return f"{report.target} is {report.status.label}, not {required.label}{found}"
 
 
 def verify_json(results: Sequence[Verified], ok: bool) -> dict[str, Any]:
