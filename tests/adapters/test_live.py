@@ -256,6 +256,14 @@ def test_user_and_folder_are_what_was_asked_for(host: Host) -> None:
 # Signals and limits
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_is_ignored() -> Iterator[None]:
+    """Under nohup, SIGHUP is ignored here and in all that is started from here, and no shell can trap it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def ready(process: subprocess.Popen[bytes]) -> None:
     """Wait until the command said so, and a little more: bash loses signals just before it waits."""
     assert process.stdout
