@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from nnenv.spec.gpu import GpuCode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,3 +25,5 @@ class ElfFacts:
     """(library, version) pairs of .gnu.version_r, sorted: `("libc.so.6", "GLIBC_2.34")`."""
     version_definitions: tuple[str, ...]
     """Names of .gnu.version_d without the base definition, sorted."""
+    gpu: GpuCode = field(default=GpuCode())
+    """GPU code in the file; empty in most."""
