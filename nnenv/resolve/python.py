@@ -22,6 +22,7 @@ from nnenv.resolve.python_catalog import Project, WheelCatalog, WheelRecord
 from nnenv.resolve.python_offer import Offer, UsableWheel, supports_python
 from nnenv.resolve.python_requirement import PythonMarker, PythonRequirement, read_requirement, specifier_set
 from nnenv.resolve.python_target import PythonTarget
+from nnenv.resolve.wheel_rules import VIRTUAL, Demand, Objection, WheelRules
 
 if TYPE_CHECKING:
     from resolvelib.resolvers import RequirementInformation
@@ -66,6 +67,10 @@ class Wanted:
     """What is asked, as it was written; for what nothing can meet, why."""
     parent: str
     """`numpy 2.4.6`, or `model.toml`."""
+    why: str = ""
+    """How the need shows where no requirement states it: `states that it was built with CUDA 12.8`."""
+    objection: Objection | None = None
+    """Of the hardware rules, for what nothing can meet."""
     met: dict[Version, bool] = field(default_factory=dict)
     """Which versions meet it, as far as anybody asked."""
 
@@ -127,13 +132,15 @@ def resolve_wheels(
     policy: PythonPolicy,
     *,
     pins: Mapping[str, str],
+    rules: WheelRules | None = None,
 ) -> tuple[ChosenWheel, ...]:
     """The wheels that meet `requirements` on `target`, sorted by name.
 
-    `pins` maps a normalised name to the version that is preferred when it still fits.
-    Raises NnenvError `python-unsatisfiable` with the packages that clash.
+    `pins` maps a normalised name to the version that is preferred when it still fits; `rules` are those of the
+    target's hardware.
+    Raises NnenvError `python-unsatisfiable` with the packages that clash, or the code of a hardware rule.
     """
-    provider = _Provider(catalog, target, policy, pins)
+    provider = _Provider(catalog, target, policy, pins, rules)
     roots = provider.roots(requirements)
     provider.scout.look_ahead(roots)
     try:
@@ -150,7 +157,9 @@ def resolve_wheels(
         ) from None
     chosen = {candidate.wheel.record.project: candidate for candidate in result.mapping.values()}
     parents = _parents(roots, result.mapping, provider)
-    return tuple(_chosen(catalog, chosen[name], parents[name]) for name in sorted(parents))
+    return tuple(
+        _chosen(catalog, chosen[name], parents[name]) for name in sorted(parents) if not name.startswith(VIRTUAL)
+    )
 
 
 def _chosen(catalog: WheelCatalog, candidate: Candidate, parents: Iterable[str]) -> ChosenWheel:
@@ -215,9 +224,15 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
     """resolvelib's five questions, answered for one target; every answer is remembered."""
 
     def __init__(
-        self, catalog: WheelCatalog, target: PythonTarget, policy: PythonPolicy, pins: Mapping[str, str]
+        self,
+        catalog: WheelCatalog,
+        target: PythonTarget,
+        policy: PythonPolicy,
+        pins: Mapping[str, str],
+        rules: WheelRules | None = None,
     ) -> None:
         self.catalog = catalog
+        self.rules = rules
         self.target = target
         self.policy = policy
         # A lock may be older than the rules for versions: what is none prefers nothing.
@@ -286,7 +301,8 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
         wheels = self._wheels(name, list(requirements[identifier]), beside, refused)
         candidates = _Remembered(Candidate(wheel=wheel, extras=extras) for wheel in wheels)
         for first in candidates:
-            self.scout.expect(first)
+            if not name.startswith(VIRTUAL):
+                self.scout.expect(first)
             break
         return candidates.__iter__
 
@@ -297,6 +313,7 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
         key = (candidate.wheel.record.filename, candidate.extras)
         if key not in self._dependencies:
             wanted = self.required_by(candidate)
+            wanted += self._judged(candidate, wanted)
             self.scout.look_ahead(wanted)
             self._dependencies[key] = wanted
         return self._dependencies[key]
@@ -306,19 +323,41 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
     def roots(self, requirements: Iterable[str]) -> list[Wanted]:
         """The manifest's own requirements, as far as their markers hold."""
         read = [(text, read_requirement(text)) for text in requirements]
-        return [self._wanted(text, item, _ROOT) for text, item in read if self._applies(item, (), where=_ROOT)]
+        stated = [self._wanted(text, item, _ROOT) for text, item in read if self._applies(item, (), where=_ROOT)]
+        return stated + [_demanded(demand, _ROOT) for demand in (self.rules.roots() if self.rules else ())]
 
     def _wanted(self, text: str, requirement: PythonRequirement, parent: str) -> Wanted:
+        name, extras = requirement.name, requirement.extras
+        if self.rules is not None:
+            name, extras = self.rules.renamed(name, extras)
+            if name != requirement.name:
+                text = f"{_identifier(name, extras)}{requirement.specifier}"
         return Wanted(
-            name=requirement.name,
-            extras=requirement.extras,
-            specifier=self.overrides.get(requirement.name, requirement.specifier),
+            name=name,
+            extras=extras,
+            specifier=self.overrides.get(requirement.name, self.overrides.get(name, requirement.specifier)),
             text=text,
             parent=parent,
         )
 
+    def _judged(self, candidate: Candidate, required: Sequence[Wanted]) -> list[Wanted]:
+        """What the rules add to what the candidate asks for itself; one thing that nothing can meet if they object."""
+        record = candidate.wheel.record
+        if self.rules is None or record.project.startswith(VIRTUAL) or any(item.name == _NOTHING for item in required):
+            return []
+        stated = [(item.name, str(item.specifier)) for item in required if item.exactly is None]
+        judgement = self.rules.judge(record, self.catalog.metadata(record), stated)
+        if judgement.objection is not None:
+            return [_unmeetable(candidate, judgement.objection.why, judgement.objection)]
+        return [_demanded(demand, str(candidate)) for demand in judgement.demands]
+
     def required_by(self, candidate: Candidate) -> list[Wanted]:
-        """What choosing the candidate brings; one thing that nothing can meet if it cannot be chosen at all."""
+        """What the candidate asks for itself; one thing that nothing can meet if it cannot be chosen at all.
+
+        Unlike the judgement of the rules safe to ask from any thread.
+        """
+        if candidate.wheel.record.project.startswith(VIRTUAL):
+            return []
         try:
             metadata = self.catalog.metadata(candidate.wheel.record)
         except NnenvError as error:
@@ -383,7 +422,10 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
     def offer(self, name: str) -> Offer:
         """The usable wheels of `name`."""
         if name not in self._offers:
-            self._offers[name] = Offer(self.catalog.project(name), self.target, self.policy.exclude_newer)
+            if self.rules is not None and name.startswith(VIRTUAL):
+                self._offers[name] = Offer(self.rules.virtual(name), self.target, "")
+            else:
+                self._offers[name] = Offer(self.catalog.project(name), self.target, self.policy.exclude_newer)
         return self._offers[name]
 
     def range_of(self, name: str, wanted: Iterable[Wanted]) -> SpecifierSet:
@@ -478,7 +520,7 @@ class _Scout:
     def look_ahead(self, wanted: Iterable[Wanted]) -> None:
         """These requirements will be met soon."""
         for item in wanted:
-            if item.name != _NOTHING and item.identifier not in self._seen:
+            if item.name[:1] not in (_NOTHING, VIRTUAL) and item.identifier not in self._seen:
                 self._seen.add(item.identifier)
                 self._provider.catalog.prefetch(item.name, partial(self._choose, item))
 
@@ -538,8 +580,20 @@ def _same_version(candidate: Candidate) -> Wanted:
     )
 
 
-def _unmeetable(candidate: Candidate, why: str) -> Wanted:
-    return Wanted(name=_NOTHING, specifier=specifier_set(""), text=why, parent=str(candidate))
+def _unmeetable(candidate: Candidate, why: str, objection: Objection | None = None) -> Wanted:
+    return Wanted(name=_NOTHING, specifier=specifier_set(""), text=why, parent=str(candidate), objection=objection)
+
+
+def _demanded(demand: Demand, parent: str) -> Wanted:
+    text = f"{_identifier(demand.name, demand.extras)}{demand.specifier}"
+    return Wanted(
+        name=demand.name,
+        extras=demand.extras,
+        specifier=specifier_set(demand.specifier),
+        text=text,
+        parent=parent,
+        why=demand.why,
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -567,7 +621,7 @@ def _impossible(causes: Iterable[RequirementInformation[Wanted, Candidate]], pro
             sentences.add(f"{wanted.parent} {wanted.text}")
         else:
             asked.setdefault(wanted.name, []).append(wanted)
-            sentences.add(f"{wanted.parent} needs {Requirement(wanted.text)}")
+            sentences.add(f"{wanted.parent} {wanted.why or f'needs {Requirement(wanted.text)}'}")
     names = sorted(asked)
     because = sorted(sentences)[:_MOST_LINES]
     if len(sentences) > _MOST_LINES:
