@@ -199,7 +199,9 @@ def test_build_summary(tiny: User, tmp_path: Path) -> None:
     user = tiny.elsewhere(tmp_path / "project")
     outputs = [
         piped(user, "build", "-o", "oci:../cpu.tar", "-o", "dir:../layout"),
+        on_a_terminal(user, "build", "-o", "oci:../cpu.tar"),
         piped(user, "fetch"),
+        on_a_terminal(user, "fetch"),
     ]
     compare("build", without_figures("\n".join(outputs)))
 
@@ -210,7 +212,7 @@ def test_verify_report(toy: User, tmp_path: Path) -> None:
     """A verified target, piped and in colours, and one whose case expects something else."""
     user = toy.elsewhere(tmp_path / "project", store=linked_copy(toy.store, tmp_path / "store"))
     line = ("verify", "--target", "cpu", "--runner", "sandbox", "--offline")
-    outputs = [piped(user, *line), piped(user, *line, "--color", "always").replace("\x1b", "ESC")]
+    outputs = [piped(user, *line), on_a_terminal(user, *line)]
     folder = user.project / "tests" / "toy"
     (folder / "test_data_set_0" / "output_0.pb").write_bytes((folder / "test_data_set_1" / "output_0.pb").read_bytes())
     user.must("lock", "--offline")
