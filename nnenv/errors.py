@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 CODES: Final[dict[str, str]] = {
+    "accelerator-unsupported": "A target has an accelerator, which this version cannot lock.",
     "archive-refused": "A .deb (ar, tar or compression layer) breaks a rule of the strict gate.",
     "case-invalid": "An inference test case cannot be read or does not fit its model.",
     "changed-meanwhile": "A file changed on disk between nnenv's reading and writing it.",

@@ -18,6 +18,7 @@ from nnenv.spec.lockfile import (
     LOCK_VERSION,
     CaseLock,
     FileLock,
+    GpuLock,
     ImageLock,
     LayerLock,
     Lockfile,
@@ -139,6 +140,7 @@ def _target_values(target: TargetLock, lockfile: Lockfile) -> dict[str, object]:
         tools=references(target.tools),
         sonames=[list(pair) for pair in target.sonames],
         omitted=target.omitted,
+        gpu=None if target.gpu is None else _gpu_values(target.gpu),
         image=None
         if image is None
         else {
@@ -150,6 +152,18 @@ def _target_values(target: TargetLock, lockfile: Lockfile) -> dict[str, object]:
                 for layer in image.layers
             ],
         },
+    )
+
+
+def _gpu_values(gpu: GpuLock) -> dict[str, object]:
+    return _present(
+        cuda=gpu.cuda,
+        cudnn=gpu.cudnn,
+        driver=gpu.driver,
+        driver_reason=gpu.driver_reason,
+        capabilities=[list(pair) for pair in gpu.capabilities],
+        lazy=[list(pair) for pair in gpu.lazy],
+        driver_sonames=gpu.driver_sonames,
     )
 
 
@@ -350,7 +364,20 @@ def _target(item: _Reader) -> TargetLock:
         tools=_referenced(item, "tools"),
         sonames=item.pairs("sonames"),
         omitted=item.texts("omitted"),
+        gpu=_gpu(_Reader(item.values["gpu"], f"{item.place}.gpu")) if "gpu" in item.values else None,
         image=_image(_Reader(item.values["image"], f"{item.place}.image")) if "image" in item.values else None,
+    )
+
+
+def _gpu(item: _Reader) -> GpuLock:
+    return GpuLock(
+        cuda=item.text("cuda"),
+        cudnn=item.text("cudnn"),
+        driver=item.text("driver"),
+        driver_reason=item.text("driver-reason"),
+        capabilities=item.pairs("capabilities"),
+        lazy=item.pairs("lazy"),
+        driver_sonames=item.texts("driver-sonames"),
     )
 
 

@@ -116,6 +116,26 @@ class ImageLock:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GpuLock:
+    """What was derived for a target with an accelerator, from the bytes of its wheels."""
+
+    cuda: str = field(metadata={"absent": True})
+    """Release of the CUDA toolkit in the image, `12.9.1`, or its family where components are of no one release."""
+    cudnn: str = field(metadata={"absent": True})
+    """Version of cuDNN in the image; empty without one."""
+    driver: str = field(metadata={"absent": True})
+    """The oldest driver that runs the image, `525.60.13`."""
+    driver_reason: str = field(metadata={"absent": True})
+    """What sets that floor."""
+    capabilities: tuple[tuple[str, str], ...] = field(default=())
+    """(compute capability, how the weakest library covers it) of the declared ones: `sass`, or `ptx 8.4`."""
+    lazy: tuple[tuple[str, str], ...] = field(default=())
+    """(soname, distribution that holds it) of the libraries that a framework loads by name."""
+    driver_sonames: tuple[str, ...] = field(default=())
+    """Libraries that come with the driver of the host."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TargetLock:
     """Everything that goes into one target's image."""
 
@@ -144,6 +164,8 @@ class TargetLock:
     """(soname, package that provides it) for every library a wheel needs from outside the wheels."""
     omitted: tuple[str, ...] = ()
     """Debian dependencies not followed, `package: dependency (reason)`."""
+    gpu: GpuLock | None = None
+    """Present where the target has an accelerator."""
     image: ImageLock | None = None
     """Present once the target was built."""
 

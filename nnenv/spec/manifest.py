@@ -35,6 +35,10 @@ INDEX_URL: Final = r"(?:https?://[^\s/?#@]+(?:/[^\s?#]*)?|file:///[^\s?#]*)"
 """No user name, password, query or fragment: the file is committed, and secrets hide there."""
 PROJECT_PATH: Final = r"(?!/)(?!(?:.*/)?\.\.(?:/|$))[^\u0000-\u001f\u007f\\]+"
 """Relative, no `..`, no backslash, no control characters."""
+CAPABILITY: Final = r"[1-9][0-9]?\.[0-9]"
+"""Compute capability of a GPU, as NVIDIA writes it: `8.6`, `12.0`."""
+DRIVER: Final = r"(?:>=\s*)?[1-9][0-9]{2,3}(?:\.[0-9]{1,3}){0,2}"
+"""The oldest driver of a fleet: a branch, or a version of NVIDIA's Linux driver (`535.104.05`)."""
 SOURCE: Final = rf"file:{PROJECT_PATH}"
 IMAGE_PATH: Final = r"/(?!(?:.*/)?\.\.(?:/|$))[^\u0000-\u001f\u007f\\]*"
 
@@ -143,12 +147,27 @@ class TargetSpec:
     """Release of the operating system in the image."""
     python: str = field(default="", metadata={"schema": _like(_SPECIFIER)})
     """Versions of Python that will do on this target, besides `requires.python`; left out, the newest the OS offers."""
+    cuda: str = field(default="", metadata={"schema": _like(_SPECIFIER)})
+    """CUDA toolkits that the image may hold: a PEP 440 range, or a plain version that names its family."""
+    cudnn: str = field(default="", metadata={"schema": _like(_SPECIFIER)})
+    """Versions of cuDNN that the image may hold, written as `cuda`."""
+    compute_capability: tuple[str, ...] = field(
+        default=(), metadata={"schema": _list_of(_like(CAPABILITY), minItems=1, uniqueItems=True)}
+    )
+    """Compute capabilities of the GPUs that the image must have code for: `"8.6"`. Sorted by number."""
+    driver: str = field(default="", metadata={"schema": _like(DRIVER)})
+    """The oldest NVIDIA driver on the hosts: `>=535`; left out, the lock says which one the image needs."""
     models: tuple[str, ...] = field(
         default=(), metadata={"schema": _list_of(_like(NAME), minItems=1, uniqueItems=True)}
     )
     """Names of the models in the image; left out, all of them. Sorted."""
     requires: Additions = field(default=Additions(), metadata={"table": Additions})
     """What this target needs beyond `[requires]`."""
+
+    @property
+    def has_accelerator(self) -> bool:
+        """Whether it is for machines with a GPU: any of `cuda`, `cudnn`, `compute-capability` and `driver` says so."""
+        return bool(self.cuda or self.cudnn or self.compute_capability or self.driver)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -300,6 +319,10 @@ def _target(target: TargetSpec) -> dict[str, object]:
         "platform": target.platform,
         "os": target.os,
         "python": target.python,
+        "cuda": target.cuda,
+        "cudnn": target.cudnn,
+        "compute-capability": list(target.compute_capability),
+        "driver": target.driver,
         "models": list(target.models),
         "requires": {"packages": list(target.requires.packages), "system": list(target.requires.system)},
     }

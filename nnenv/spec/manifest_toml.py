@@ -121,7 +121,7 @@ def _case(table: _Table) -> CaseSpec:
 
 def _requires(table: _Table) -> Requires:
     requires = Requires(
-        python=table.string("python", _python, default=""),
+        python=table.string("python", _versions, default=""),
         packages=table.strings("packages", normal_requirement, same=requirement_identity),
         system=table.strings("system", debian_package, same=debian_identity),
     )
@@ -135,7 +135,11 @@ def _target(name: str, table: _Table, models: Sequence[str]) -> TargetSpec:
         name=name,
         platform=table.string("platform", _choice(rules.PLATFORMS, _PLATFORM_ALIASES), default="linux/amd64"),
         os=table.string("os", _choice(rules.SYSTEMS, _SYSTEM_ALIASES), default="debian:12"),
-        python=table.string("python", _python, default=""),
+        python=table.string("python", _versions, default=""),
+        cuda=table.string("cuda", _versions, default=""),
+        cudnn=table.string("cudnn", _versions, default=""),
+        compute_capability=by_number(table.strings("compute-capability", _capability, same=str, least=1)),
+        driver=table.string("driver", _driver, default=""),
         models=table.strings("models", _choice(models), same=str, least=1) or tuple(models),
         requires=Additions(
             packages=additions.strings("packages", normal_requirement, same=requirement_identity),
@@ -143,9 +147,6 @@ def _target(name: str, table: _Table, models: Sequence[str]) -> TargetSpec:
         ),
     )
     additions.close()
-    table.later(
-        ("cuda", "cudnn", "compute-capability", "driver"), "accelerator targets are not supported yet by this version"
-    )
     table.close()
     return target
 
@@ -313,8 +314,8 @@ def _range(text: str) -> str:
     return requirement
 
 
-def _python(text: str) -> str:
-    """A PEP 440 range; a plain version names its family: `3.11` is any 3.11.x."""
+def _versions(text: str) -> str:
+    """A PEP 440 range; a plain version names its family: `3.11` is any 3.11.x, `12` any CUDA 12."""
     plain = text.strip()
     if len(plain) <= _LONGEST_REQUIREMENT and _PLAIN_VERSION.fullmatch(plain):
         return f"=={plain}.*"
@@ -334,6 +335,35 @@ def _odd_clauses(text: str) -> list[str]:
         return [str(clause) for clause in SpecifierSet(text)]
     except ValueError:
         return []
+
+
+# Accelerators
+
+
+_ARCHITECTURE = re.compile(r"(?:sm_|compute_)?([1-9][0-9]?)([0-9])[af]?")
+
+
+def _capability(text: str) -> str:
+    if re.fullmatch(rules.CAPABILITY, text, re.ASCII):
+        return text
+    match = _ARCHITECTURE.fullmatch(text)
+    advice = f'write "{match[1]}.{match[2]}"' if match else 'write it as NVIDIA does, such as "8.6"'
+    raise RuleError(f"{_shown(text)} is not a compute capability", advice)
+
+
+def by_number(capabilities: Sequence[str]) -> tuple[str, ...]:
+    """Compute capabilities in the order of their numbers: 9.0 before 12.0."""
+    return tuple(sorted(capabilities, key=lambda text: [int(part) for part in text.split(".")]))
+
+
+def _driver(text: str) -> str:
+    """The oldest driver that is promised, as `>=535`; a plain version is the oldest too."""
+    if not re.fullmatch(rules.DRIVER, text, re.ASCII):
+        raise RuleError(
+            f"{_shown(text)} does not say which driver the hosts have at least",
+            'write the oldest driver of the hosts, such as ">=535" or ">=535.104.05" (nvidia-smi prints it)',
+        )
+    return ">=" + text.removeprefix(">=").strip()
 
 
 # Rules of single values: each returns the normal spelling, or raises RuleError

@@ -63,6 +63,7 @@ def resolved(
     those of `old` are refused. `exclude_newer` (RFC 3339 UTC or "") wins over the manifest's.
     Raises NnenvError with the reason when a target has no solution.
     """
+    _refuse_accelerators(manifest)
     keep_inputs(session, inputs)
     check_cases(session, inputs)
     draft = _Draft()
@@ -229,6 +230,19 @@ class _Pins:
             debs=versions(old.debs_of(before)) if before else {},
             tools=versions(old.tools_of(before)) if before else {},
         )
+
+
+def _refuse_accelerators(manifest: Manifest) -> None:
+    """A target for a GPU must not silently become one for a CPU."""
+    for target in manifest.targets:
+        if target.has_accelerator:
+            raise NnenvError(
+                "accelerator-unsupported",
+                f"target {target.name} has an accelerator, which this version of nnenv cannot lock",
+                where=manifest.position("targets", target.name),
+                because=["cuda, cudnn, compute-capability and driver are read, but nothing solves for them yet"],
+                fix=["leave these keys out for a CPU target, or wait for the next version"],
+            )
 
 
 def _system_roots(manifest: Manifest, spec: TargetSpec, release: DebianRelease) -> list[str]:

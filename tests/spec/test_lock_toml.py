@@ -24,6 +24,7 @@ from nnenv.spec.lockfile import (
     LOCK_VERSION,
     CaseLock,
     FileLock,
+    GpuLock,
     ImageLock,
     LayerLock,
     Lockfile,
@@ -96,6 +97,15 @@ SAMPLE = Lockfile(
             tools=(TOOL.sha256,),
             sonames=(("libgomp.so.1", "libgomp1"),),
             omitted=("ca-certificates: openssl (nnenv writes the bundle)",),
+            gpu=GpuLock(
+                cuda="12.9.1",
+                cudnn="9.10.2.21",
+                driver="525.60.13",
+                driver_reason="CUDA 12 runs from this driver on",
+                capabilities=(("7.5", "sass"), ("12.0", "ptx 8.4")),
+                lazy=(("libcufft.so.11", "nvidia-cufft-cu12"),),
+                driver_sonames=("libcuda.so.1",),
+            ),
             image=ImageLock(
                 recipe=1,
                 manifest=digest("manifest"),
@@ -164,7 +174,12 @@ def test_an_empty_lock_comes_back() -> None:
 
 def test_the_bytes_never_change() -> None:
     """Format 1 has these bytes for ever: committed locks must stay what nnenv writes."""
-    assert hashlib.sha256(BYTES).hexdigest() == "1d2a50223a809818c62fccc9f0e68294d55cf262b17ed5d768a6eff84586e7a2"
+    assert hashlib.sha256(BYTES).hexdigest() == "2556734faf7dde19331e76ca8f23b4b02f0e3a8ab34060468836bded4055439a"
+    without_gpu = dataclasses.replace(
+        SAMPLE, targets=tuple(dataclasses.replace(target, gpu=None) for target in SAMPLE.targets)
+    )
+    digest_of_old = hashlib.sha256(write_lock(without_gpu)).hexdigest()
+    assert digest_of_old == "1d2a50223a809818c62fccc9f0e68294d55cf262b17ed5d768a6eff84586e7a2"
 
 
 def test_order_of_artifacts_never_shows() -> None:

@@ -310,7 +310,9 @@ data = "/abs"
 tolerance = 2
 [target.cpu]
 [targets.gpu]
-cuda = ">=12"
+cuda = "12.x"
+compute-capability = ["sm_80", "9.0", "9.0"]
+driver = "<600"
 os = "bookworm"
 platform = "amd64"
 models = ["c"]
@@ -349,29 +351,33 @@ def test_all_mistakes_at_once() -> None:
         "model.toml:12 models.b.tests[0].tolerance: 2 is no tolerance -> "
         "write a number from 0 to below 1, such as 1e-4",
         "model.toml:13 target: unknown key -> did you mean targets?",
-        "model.toml:15 targets.gpu.cuda: accelerator targets are not supported yet by this version -> "
-        "leave the key out",
-        "model.toml:16 targets.gpu.os: 'bookworm' is not known here -> did you mean \"debian:12\"?",
-        "model.toml:17 targets.gpu.platform: 'amd64' is not known here -> did you mean \"linux/amd64\"?",
-        "model.toml:18 targets.gpu.models[0]: 'c' is not known here -> choose one of b",
-        "model.toml:20 requires.packages[1]: 'Numpy' repeats 'numpy>=1' -> keep one of the two",
-        "model.toml:20 requires.packages[2]: 'a b' is not a requirement -> "
+        "model.toml:15 targets.gpu.cuda: '12.x' is not a range of versions -> write it as PEP 440 has it, such as "
+        '">=3.11"',
+        "model.toml:16 targets.gpu.compute-capability[0]: 'sm_80' is not a compute capability -> write \"8.0\"",
+        "model.toml:16 targets.gpu.compute-capability[2]: '9.0' repeats '9.0' -> keep one of the two",
+        "model.toml:17 targets.gpu.driver: '<600' does not say which driver the hosts have at least -> "
+        'write the oldest driver of the hosts, such as ">=535" or ">=535.104.05" (nvidia-smi prints it)',
+        "model.toml:18 targets.gpu.os: 'bookworm' is not known here -> did you mean \"debian:12\"?",
+        "model.toml:19 targets.gpu.platform: 'amd64' is not known here -> did you mean \"linux/amd64\"?",
+        "model.toml:20 targets.gpu.models[0]: 'c' is not known here -> choose one of b",
+        "model.toml:22 requires.packages[1]: 'Numpy' repeats 'numpy>=1' -> keep one of the two",
+        "model.toml:22 requires.packages[2]: 'a b' is not a requirement -> "
         'write it as PEP 508 has it, such as "numpy>=1.26,<3"',
-        "model.toml:21 requires.packages[3]: 'x @ https://h.example/x.whl' names a URL; a lock holds no addresses -> "
+        "model.toml:23 requires.packages[3]: 'x @ https://h.example/x.whl' names a URL; a lock holds no addresses -> "
         "name the package alone, and bind it to an [[index]] if it is not on the usual one",
-        "model.toml:22 requires.packages[4]: expected a string, not an integer -> put it in quotes",
-        "model.toml:23 requires.system: expected an array of strings, not a string -> write an array of strings",
-        "model.toml:24 requires.python: 'three' is not a range of versions -> "
+        "model.toml:24 requires.packages[4]: expected a string, not an integer -> put it in quotes",
+        "model.toml:25 requires.system: expected an array of strings, not a string -> write an array of strings",
+        "model.toml:26 requires.python: 'three' is not a range of versions -> "
         'write it as PEP 440 has it, such as ">=3.11"',
-        "model.toml:26 image.user: '0' is not a numeric user other than root -> "
+        "model.toml:28 image.user: '0' is not a numeric user other than root -> "
         'write a user number, or user:group, above 0, such as "65532:65532"',
-        "model.toml:27 [path-escapes] image.files.'../a': '../a' holds .. -> write the path without ..",
-        "model.toml:27 image.files.b: 'c' is not an absolute path -> write the path in the image, starting with /",
-        "model.toml:29 policy.constraint: unknown key -> did you mean constraints?",
-        "model.toml:30 policy.exclude-newer: expected a string, not a date or time -> write a string",
-        "model.toml:31 policy.minimum-age: '7d' is not an age -> "
+        "model.toml:29 [path-escapes] image.files.'../a': '../a' holds .. -> write the path without ..",
+        "model.toml:29 image.files.b: 'c' is not an absolute path -> write the path in the image, starting with /",
+        "model.toml:31 policy.constraint: unknown key -> did you mean constraints?",
+        "model.toml:32 policy.exclude-newer: expected a string, not a date or time -> write a string",
+        "model.toml:33 policy.minimum-age: '7d' is not an age -> "
         'write a number of hours, days or weeks, such as "7 days"',
-        "model.toml:32 index: expected an array of tables, not a table -> write [[index]] above each",
+        "model.toml:34 index: expected an array of tables, not a table -> write [[index]] above each",
     ]
 
 

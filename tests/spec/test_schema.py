@@ -90,7 +90,11 @@ REFUSED = [
         f'[requires]\nsystem = ["{bad}"]'
         for bad in ("", "A", "a", "ab:amd64", "ab>=1", "ab (> 1)", "ab  (>= 1)", "a b")
     ),
-    *(f"[targets.t]\n{key} = '1'" for key in ("cuda", "cudnn", "compute-capability", "driver", "Platform")),
+    *(f"[targets.t]\n{key} = '1'" for key in ("compute-capability", "driver", "Platform")),
+    *(f"[targets.t]\n{key} = 12" for key in ("cuda", "cudnn", "compute-capability", "driver")),
+    *(f"[targets.t]\n{key} = '12.x'" for key in ("cuda", "cudnn")),
+    *(f"[targets.t]\ncompute-capability = [{bad}]" for bad in ("", "8.0", "'sm_80'", "'8'", "'8.0', '8.0'")),
+    *(f"[targets.t]\ndriver = '{bad}'" for bad in ("<600", "53", "535.x", ">535", ">=535,<600")),
     '[targets.t]\nplatform = "linux/x86_64"',
     '[targets.t]\nos = "debian:bookworm"',
     "[targets.t]\nmodels = []",
