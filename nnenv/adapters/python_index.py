@@ -17,18 +17,21 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from nnenv.adapters.http import Http, host_of
+from nnenv.adapters.http import Http, RangeResult, host_of
 from nnenv.adapters.pip_config import IndexConfiguration
 from nnenv.adapters.store import Store
+from nnenv.adapters.wheel_ranges import read_directory, read_outline
 from nnenv.errors import NnenvError
 from nnenv.formats.core_metadata import CoreMetadata, normal_name, read_metadata
 from nnenv.formats.packed_page import FORMAT, PackedPage, pack, pack_files
 from nnenv.formats.simple_index import ACCEPT, IndexFile
+from nnenv.formats.wheel_outline import NO_PROBES, Probes, pack_outline, unpack_outline
 from nnenv.resolve.python_catalog import WheelRecord
 from nnenv.spec.artifact import Artifact, Sha256
+from nnenv.spec.gpu import WheelOutline
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,8 +42,6 @@ if TYPE_CHECKING:
 PAGE_LIMIT: Final = 64 << 20
 """Bytes of one index page at most; the largest seen is 20 MB."""
 METADATA_LIMIT: Final = 4 << 20
-TAIL: Final = 64 << 10
-"""Bytes of a wheel's end read first: holds the central directory of all but the largest wheels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,6 +225,34 @@ class PythonIndexes:
             if size is not None:
                 return replace(record, size=size)
         return self._hashed(record, file)
+
+    def outline(self, record: WheelRecord, probes: Probes = NO_PROBES) -> WheelOutline:
+        """What the wheel says of itself, from a few parts of it; the whole wheel where the index gives no parts.
+
+        Raises NnenvError `wheel-refused`, and what the network raises.
+        """
+        if not record.sha256:
+            record = self._hashed(record, self._file(record))
+        key = f"{record.sha256}-{probes.digest}" if probes != NO_PROBES else record.sha256
+        packed = self.store.load(_OUTLINES, key)
+        if packed is None:
+            packed = pack_outline(self._read_outline(record, probes))
+            self.store.save(_OUTLINES, key, packed)
+        return unpack_outline(packed)
+
+    def _read_outline(self, record: WheelRecord, probes: Probes) -> WheelOutline:
+        sha256 = Sha256(record.sha256)
+        if not self.store.contains(sha256):
+            file = self._file(record)
+            read = partial(self.http.get_range, self._open_address(file.url))
+            outline = read_outline(read, probes, record.filename)
+            if outline is not None:
+                return outline
+            self._into_store(file, sha256, record.size)
+        with self.store.open(sha256) as stream:
+            outline = read_outline(partial(_part_of, stream), probes, record.filename)
+        assert outline is not None, record.filename
+        return outline
 
     # Fetching
 
@@ -454,19 +483,11 @@ class PythonIndexes:
         return _checked_metadata(response.body, file)
 
     def _from_tail(self, file: IndexFile) -> bytes | None:
-        from nnenv.formats.zip_gate import TailTooShort, read_central_directory
-
-        url = self._open_address(file.url)
-        tail = self.http.get_range(url, -TAIL)
-        for _ in range(_MOST_TAILS):
-            if tail is None:
-                return None
-            self._sizes[file.filename] = tail.total
-            directory = read_central_directory(tail.data, tail.start, tail.total, file.filename)
-            if not isinstance(directory, TailTooShort):
-                return self._member(file, directory)
-            tail = self.http.get_range(url, directory.needed_from, tail.total)
-        return None
+        found = read_directory(partial(self.http.get_range, self._open_address(file.url)), file.filename)
+        if found is None:
+            return None
+        directory, self._sizes[file.filename] = found
+        return self._member(file, directory)
 
     def _member(self, file: IndexFile, directory: Sequence[CentralEntry]) -> bytes | None:
         """METADATA out of the zip at `file`; None where it is not there once, which the whole wheel's gate explains."""
@@ -501,11 +522,19 @@ class PythonIndexes:
         return replace(record, sha256=sha256, size=size)
 
 
-_MOST_TAILS: Final = 3
-"""Answers of a zip's end until its central directory is whole: `TailTooShort` comes twice at most."""
+_OUTLINES: Final = "wheel-outline-1"
+"""Kind of the store's records, by the wheel's sha256 and the probes; the number moves with the way of reading."""
 
 _PAGES: Final = f"index-page-{FORMAT}"
 """Kind of the store's records: one of another form is never read as one of this."""
+
+
+def _part_of(stream: BinaryIO, start: int, end: int | None = None) -> RangeResult:
+    """As `Http.get_range`, of a file at hand."""
+    total = stream.seek(0, 2)
+    begin = max(0, total + start) if start < 0 else start
+    stream.seek(begin)
+    return RangeResult(data=stream.read((total if end is None else end) - begin), start=begin, total=total)
 
 
 def _key(url: str) -> str:

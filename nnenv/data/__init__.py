@@ -12,4 +12,14 @@ from typing import Any
 @lru_cache(maxsize=16)
 def table(name: str) -> Mapping[str, Any]:
     """The parsed file `nnenv/data/NAME.toml`, read once in a process; treat it as read-only."""
-    return tomllib.loads(resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(text(name))
+
+
+def text(name: str) -> str:
+    """The file `nnenv/data/NAME.toml` as it is."""
+    return resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
+
+
+def content(filename: str) -> bytes:
+    """The bytes of `nnenv/data/FILENAME`."""
+    return resources.files(__name__).joinpath(filename).read_bytes()

@@ -28,6 +28,8 @@ _END64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR64 = struct.Struct("<4sIQI")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
+_LONGEST_LOCAL = 2 * 0xFFFF
+"""Bytes of name and extra fields at most: both lengths have 16 bits (APPNOTE 4.4.10, 4.4.11)."""
 
 _UTF8_FLAG = 1 << 11
 _HARMLESS_FLAGS = _UTF8_FLAG | 0b110
@@ -143,6 +145,22 @@ def member_from_range(data: bytes, entry: CentralEntry, what: str) -> bytes:
     member = _member(record, entry, what)
     compressed = record[member.data_offset - entry.header_offset :]
     return b"".join(_checked(_expand(iter([compressed]), member, what), member, what))
+
+
+def member_head(data: bytes, entry: CentralEntry, what: str) -> bytes:
+    """The beginning of `entry`'s content, as far as `data` goes, which begins at the local header; nothing is checked
+    but the local header, since the checksum is of the whole. Raises `wheel-refused`.
+    """
+    if len(data) < _LOCAL.size + _LONGEST_LOCAL and len(data) < entry.end_offset - entry.header_offset:
+        raise _refused(what, entry.name, "the bytes received end before the member's content")
+    member = _member(data, entry, what)
+    compressed = data[member.data_offset - entry.header_offset :][: member.compressed_size]
+    if member.method == STORED:
+        return compressed
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(compressed, member.size + 1)[: member.size]
+    except zlib.error as error:
+        raise _refused(what, entry.name, f"its deflate stream is broken ({error})") from None
 
 
 def inflate(stream: BinaryIO, member: ZipMember, what: str = "the wheel") -> Iterator[bytes]:

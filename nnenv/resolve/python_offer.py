@@ -24,6 +24,12 @@ _WHEEL: Final = re.compile(
 _LONGEST_NAME: Final = 255
 """Bytes that a file system takes."""
 _MISNAMED: Final = "files whose names follow no known wheel naming"
+_VARIANT: Final = re.compile(
+    r"[A-Za-z0-9._]+-[A-Za-z0-9._+!]+(?:-[0-9][A-Za-z0-9._]*)?"
+    r"-[a-z]{2}[0-9][A-Za-z0-9_.]*-[A-Za-z0-9_.]+-[A-Za-z0-9_.]+-[a-z0-9._]+\.whl"
+)
+"""A wheel's name with one part more, the label of a variant (PEP 825, a draft)."""
+_OF_VARIANTS: Final = "wheels of a variant, which nnenv does not read yet (PEP 825)"
 
 Rank = tuple[int, tuple[int, str], str]
 """Smaller is better: tag, build number, file name."""
@@ -119,7 +125,7 @@ class _Judge:
         """Its rank, or why the wheel cannot be used."""
         match = _match(record.filename)
         if match is None:
-            return _MISNAMED
+            return _unknown_naming(record.filename)
         name, version, build, *tags = match.groups()
         rank = self._tag_rank((tags[0], tags[1], tags[2]))
         if isinstance(rank, str):
@@ -141,7 +147,7 @@ class _Judge:
             return "source distributions (nnenv builds none)"
         match = _match(filename)
         if match is None:
-            return _MISNAMED
+            return _unknown_naming(filename)
         reason = self._tag_rank((match[4], match[5], match[6]))
         assert isinstance(reason, str), filename
         return reason
@@ -173,6 +179,11 @@ class _Judge:
 
 def _match(filename: str) -> re.Match[str] | None:
     return _WHEEL.fullmatch(filename) if len(filename) <= _LONGEST_NAME else None
+
+
+def _unknown_naming(filename: str) -> str:
+    """Why a name that is no wheel's as we know them is not used."""
+    return _OF_VARIANTS if len(filename) <= _LONGEST_NAME and _VARIANT.fullmatch(filename) else _MISNAMED
 
 
 def supports_python(requires_python: str, target: PythonTarget) -> bool | None:

@@ -42,4 +42,4 @@ class WheelOutline:
     cudnn: str = ""
     """The same of cuDNN: `9`, or more of the version if it is stated."""
     needed: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """(path, DT_NEEDED) of the libraries whose beginning was enough to tell, by path."""
+    """(path, sonames that it needs, and its own) of the libraries whose beginning was enough to tell, by path."""

@@ -15,15 +15,15 @@ from nnenv.resolve.debian import Closure, close
 from nnenv.resolve.debian_catalog import DebianCatalog, DebRecord
 from nnenv.resolve.debian_facts import DebianRelease, debian_facts, debian_release
 from nnenv.resolve.debian_soname import package_for_soname
-from nnenv.resolve.python import ChosenWheel, PythonPolicy, resolve_wheels
+from nnenv.resolve.hardware_result import from_the_system
+from nnenv.resolve.python import ChosenWheel, PythonPolicy
 from nnenv.resolve.python_target import RUNTIME, PythonTarget
 from nnenv.resolve.sonames import demanded_sonames, providers_of
 from nnenv.spec.artifact import Artifact, Kind, Sha256
 from nnenv.spec.lock_toml import write_lock
 from nnenv.spec.lockfile import Lockfile, ReleaseLock, TargetLock, artifact_order, digests_used
 from nnenv.spec.manifest import Manifest, TargetSpec, meaning
-from nnenv.workflows.facts import wheel_facts
-from nnenv.workflows.fetching import fetch_artifacts
+from nnenv.workflows.hardware import HardwareChoice, WheelKnowledge, artifact_of, choose_wheels
 from nnenv.workflows.inputs import Inputs, check_cases, keep_inputs
 from nnenv.workflows.session import Session
 
@@ -63,7 +63,6 @@ def resolved(
     those of `old` are refused. `exclude_newer` (RFC 3339 UTC or "") wins over the manifest's.
     Raises NnenvError with the reason when a target has no solution.
     """
-    _refuse_accelerators(manifest)
     keep_inputs(session, inputs)
     check_cases(session, inputs)
     draft = _Draft()
@@ -143,12 +142,11 @@ class _TargetLocking:
         archive.not_before(_release_dates(self.old, architecture))
         roots = _system_roots(self.manifest, spec, release)
         python = _python_target(self.manifest, spec, self._close(roots, archive))
-        requirements = _python_roots(self.manifest, spec)
-        wheels = resolve_wheels(requirements, self.indexes, python, self.policy, pins=self.pins.wheels)
-        artifacts = [_wheel_artifact(wheel) for wheel in wheels]
-        sonames = self._sonames(artifacts, python, archive)
+        choice = self._choose(python)
+        artifacts = [_wheel_artifact(wheel) for wheel in choice.wheels]
+        sonames = self._sonames(choice, python, archive)
         closure = self._close([*roots, *sorted({package for _, package in sonames})], archive)
-        moments = [self._keep_releases(archive, architecture), *(wheel.record.upload_time for wheel in wheels)]
+        moments = [self._keep_releases(archive, architecture), *(wheel.record.upload_time for wheel in choice.wheels)]
         return TargetLock(
             name=spec.name,
             platform=spec.platform,
@@ -162,18 +160,29 @@ class _TargetLocking:
             models=tuple(sorted(spec.models or (model.name for model in self.manifest.models))),
             sonames=sonames,
             omitted=tuple(f"{o.package}: {o.dependency} ({o.reason})" for o in closure.omitted),
+            gpu=choice.gpu,
+        )
+
+    def _choose(self, python: PythonTarget) -> HardwareChoice:
+        """The wheels, with all that the target's hardware makes of them; facts of all of them are known then."""
+        return choose_wheels(
+            _python_roots(self.manifest, self.spec),
+            WheelKnowledge(session=self.session, indexes=self.indexes, os=self.spec.os, machine=python.machine),
+            self.spec,
+            python,
+            self.policy,
+            self.pins.wheels,
         )
 
     def _close(self, roots: Sequence[str], archive: DebianCatalog) -> Closure:
         return close(roots, archive, locked=self.pins.debs, omit=debian_facts().omit)
 
     def _sonames(
-        self, wheels: Sequence[Artifact], python: PythonTarget, archive: DebianCatalog
+        self, choice: HardwareChoice, python: PythonTarget, archive: DebianCatalog
     ) -> tuple[tuple[str, str], ...]:
-        """(soname, OS package) of every library that the wheels need from outside; the wheels are fetched for that."""
-        fetch_artifacts(self.session, wheels, self.indexes, self.spec.os)
-        facts = {wheel.name: wheel_facts(self.session.store, wheel) for wheel in wheels}
-        demands = demanded_sonames(facts, python.machine)
+        """(soname, OS package) of every library that the wheels need from outside, and not from the driver."""
+        demands = demanded_sonames(choice.facts, python.machine)
+        demands = from_the_system(demands, self.spec.has_accelerator)
         return providers_of(demands, lambda soname: package_for_soname(soname, archive), target=self.spec.name)
 
     def _tools(self, release: DebianRelease, python: PythonTarget, architecture: str) -> tuple[Sha256, ...]:
@@ -230,19 +239,6 @@ class _Pins:
             debs=versions(old.debs_of(before)) if before else {},
             tools=versions(old.tools_of(before)) if before else {},
         )
-
-
-def _refuse_accelerators(manifest: Manifest) -> None:
-    """A target for a GPU must not silently become one for a CPU."""
-    for target in manifest.targets:
-        if target.has_accelerator:
-            raise NnenvError(
-                "accelerator-unsupported",
-                f"target {target.name} has an accelerator, which this version of nnenv cannot lock",
-                where=manifest.position("targets", target.name),
-                because=["cuda, cudnn, compute-capability and driver are read, but nothing solves for them yet"],
-                fix=["leave these keys out for a CPU target, or wait for the next version"],
-            )
 
 
 def _system_roots(manifest: Manifest, spec: TargetSpec, release: DebianRelease) -> list[str]:
@@ -305,19 +301,7 @@ def _exclude_newer(session: Session, manifest: Manifest) -> str:
 
 
 def _wheel_artifact(wheel: ChosenWheel) -> Artifact:
-    record = wheel.record
-    assert record.size is not None
-    return Artifact(
-        kind=Kind.WHEEL,
-        name=record.project,
-        version=wheel.version,
-        filename=record.filename,
-        sha256=Sha256(record.sha256),
-        size=record.size,
-        origin=record.origin,
-        requires=wheel.requires,
-        requires_python=wheel.requires_python,
-    )
+    return artifact_of(wheel.record, wheel.requires, wheel.requires_python)
 
 
 def _deb_artifact(record: DebRecord) -> Artifact:

@@ -18,6 +18,7 @@ from nnenv.adapters.store import Store
 from nnenv.errors import NnenvError
 from nnenv.formats.core_metadata import CoreMetadata
 from nnenv.formats.packed_page import FORMAT
+from nnenv.formats.wheel_outline import Probes, Statement
 from nnenv.resolve.python import PythonPolicy, resolve_wheels
 from nnenv.resolve.python_catalog import WheelRecord
 from nnenv.resolve.python_target import PythonTarget
@@ -644,3 +645,73 @@ def test_a_local_index_that_is_missing_is_refused(indexes: Make, tmp_path: Path)
         indexes(str(tmp_path / "nowhere"), str(tmp_path)).project("a")
     assert caught.value.code == "source-unconfigured"
     assert caught.value.where == str(tmp_path / "nowhere")
+
+
+# Outlines
+
+PROBES = Probes(
+    statements=(Statement(member="demo/version.py", reads="assignments", cuda="cuda", cudnn=""),),
+    libraries=("demo/lib.so",),
+)
+
+
+def wheel_with_library() -> bytes:
+    """A wheel that states its CUDA, with a large library that names others at its beginning."""
+    noise = hashlib.shake_256(b"noise").digest(2 << 20)
+    library = b"\x7fELF" + bytes(300) + b"\0libcublas.so.12\0libc.so.6\0" + b"\xff" + noise
+    info = "demo-1.dist-info"
+    files = {
+        "demo/version.py": b"cuda = '12.8'\n",
+        "demo/lib.so": library,
+        f"{info}/METADATA": metadata_of("demo", "1"),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{info}/RECORD"] = "".join(
+        [*(record_line(path, data) for path, data in files.items()), f"{info}/RECORD,,\n"]
+    ).encode()
+    return wheel(files)
+
+
+def offer_library(server: FlakyServer) -> bytes:
+    """That wheel on the server; its bytes."""
+    data = wheel_with_library()
+    server.files["/files/simple/demo-1-py3-none-any.whl"] = data
+    entry = {
+        "filename": "demo-1-py3-none-any.whl",
+        "url": "/files/simple/demo-1-py3-none-any.whl",
+        "hashes": {"sha256": hashlib.sha256(data).hexdigest()},
+        "size": len(data),
+    }
+    server.files["/simple/demo/"] = json.dumps({"meta": {"api-version": "1.0"}, "files": [entry]}).encode()
+    server.types["/simple/demo/"] = JSON
+    return data
+
+
+@pytest.mark.parametrize("way", ["ranges", "whole", "store"])
+def test_an_outline_is_the_same_however_it_is_read(server: FlakyServer, indexes: Make, store: Store, way: str) -> None:
+    """By ranges, where the server has none, and from a wheel that is in the store already."""
+    data = offer_library(server)
+    server.ranges = way != "whole"
+    if way == "store":
+        store.put(data)
+    client = indexes(server.url("/simple"))
+    outline = client.outline(only(client, "demo"), PROBES)
+    assert outline.cuda == "12.8"
+    assert outline.needed == (("demo/lib.so", ("libc.so.6", "libcublas.so.12")),)
+    assert {"demo/lib.so", "demo/version.py"} < {file.path for file in outline.files}
+    asked = asked_for_wheel(server)
+    assert ("demo-1-py3-none-any.whl whole" in asked) == (way == "whole")
+    assert bool(asked) == (way != "store")
+
+
+def test_an_outline_is_read_once(server: FlakyServer, indexes: Make) -> None:
+    """The store keeps it, by the probes too: other probes are another question."""
+    offer_library(server)
+    first = indexes(server.url("/simple"))
+    outline = first.outline(only(first, "demo"), PROBES)
+    before = len(asked_for_wheel(server))
+    again = indexes(server.url("/simple"))
+    assert again.outline(only(again, "demo"), PROBES) == outline
+    assert len(asked_for_wheel(server)) == before
+    assert again.outline(only(again, "demo")).cuda == ""
+    assert len(asked_for_wheel(server)) == before + 1

@@ -40,6 +40,7 @@ COMMANDS = (
     "why",
     "tree",
     "diff",
+    "compat",
     "store",
     "store size",
     "store verify",

@@ -81,6 +81,14 @@ def test_a_page_is_arranged_by_version() -> None:
     )
 
 
+@pytest.mark.parametrize("tags", ["py3-none-linux_x86_64-cuda13.0", "1-cp311-cp311-manylinux_2_28_x86_64-any"])
+def test_wheels_of_a_variant_are_names_and_no_more(tags: str) -> None:
+    """A sixth part in the name (PEP 825) makes no wheel of another kind out of it, even where it reads like a tag."""
+    packed = PackedPage(pack(page(wheel("1.0"), wheel("2.0", tags)), JSON, PAGE))
+    assert packed.versions == ("1.0",)
+    assert packed.other_names == (f"demo-2.0-{tags}.whl",)
+
+
 def test_a_file_is_found_by_name_whatever_its_version_is_spelled() -> None:
     """A lock names the file; its version is the file's own spelling."""
     packed = PackedPage(pack(page(*ORDINARY), JSON, PAGE))

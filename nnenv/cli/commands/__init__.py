@@ -19,6 +19,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "why": "show what leads from model.toml to a package",
     "tree": "show what each target needs, as a tree",
     "diff": "show what changed between two locks",
+    "compat": "show what nnenv knows of CUDA: drivers, libraries, known trouble",
     "store": "look after the store that all projects share",
     "doctor": "say what this machine can do, and what to do where it cannot",
     "completion": "print a completion script for bash, zsh or fish",

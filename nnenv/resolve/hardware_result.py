@@ -1,0 +1,171 @@
+"""A choice of wheels looked at as a whole, from the facts of all libraries: what contradicts it, and what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from packaging.version import Version
+
+from nnenv.resolve import compat
+from nnenv.resolve.compat import TOOLKIT, numbers, older
+from nnenv.resolve.gpu_coverage import Code, cover_all
+from nnenv.resolve.hardware import GpuTarget, floor_of, gpu_code, major_in_name, ptx_driver
+from nnenv.resolve.python import ChosenWheel
+from nnenv.resolve.python_target import PythonTarget
+from nnenv.resolve.sonames import SonameDemand, demanded_sonames
+from nnenv.resolve.wheel_rules import Demand, Objection
+from nnenv.spec.elf import ElfFacts
+from nnenv.spec.gpu import GpuCode
+from nnenv.spec.lockfile import GpuLock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What looks at whole choices have found; the search goes on with them."""
+
+    refused: Mapping[str, Objection] = field(default_factory=dict)
+    """File name of a wheel -> why it is no candidate."""
+    missing: Mapping[str, tuple[Demand, ...]] = field(default_factory=dict)
+    """Distribution -> what its libraries need, and neither its metadata nor its outline said."""
+
+    def beyond(self, others: Findings) -> bool:
+        """Whether there is anything in these that is not in the others."""
+        new = any(name not in others.refused for name in self.refused)
+        return new or any(set(demands) - set(others.missing.get(name, ())) for name, demands in self.missing.items())
+
+    def with_more(self, others: Findings) -> Findings:
+        """Both together."""
+        missing = {
+            name: tuple(sorted({*self.missing.get(name, ()), *others.missing.get(name, ())}, key=lambda d: d.name))
+            for name in {*self.missing, *others.missing}
+        }
+        return Findings(refused={**self.refused, **others.refused}, missing=missing)
+
+
+Facts = Mapping[str, Sequence[ElfFacts]]
+"""Distribution -> its libraries for the target's machine."""
+
+
+def contradictions(
+    wheels: Sequence[ChosenWheel], facts: Facts, python: PythonTarget, target: GpuTarget | None
+) -> Findings:
+    """What the libraries say against the choice, or for more of it."""
+    refused: dict[str, Objection] = {}
+    for wheel in wheels:
+        floor = max((_glibc_floor(fact) for fact in facts[wheel.record.project]), default=((0,), ""))
+        if floor[0] > numbers(python.glibc):
+            version = ".".join(map(str, floor[0]))
+            refused[wheel.record.filename] = Objection(
+                code="glibc-too-new",
+                why=f"needs glibc {version}, and the target has {python.glibc}",
+                evidence=(f"{floor[1]} needs GLIBC_{version}",),
+            )
+    return Findings(refused=refused, missing=_missing(wheels, facts, python) if target is not None else {})
+
+
+def _glibc_floor(fact: ElfFacts) -> tuple[tuple[int, ...], str]:
+    """(newest version of glibc that a library asks for, the library)."""
+    asked = (version.removeprefix("GLIBC_") for _, version in fact.version_needs if version.startswith("GLIBC_2."))
+    return max((numbers(version) for version in asked), default=(0,)), fact.path
+
+
+def _missing(wheels: Sequence[ChosenWheel], facts: Facts, python: PythonTarget) -> dict[str, tuple[Demand, ...]]:
+    """CUDA libraries that no chosen wheel holds, by the distribution that needs them."""
+    major = _major({wheel.record.project: wheel.version for wheel in wheels})
+    found: dict[str, list[Demand]] = {}
+    for demand in from_the_system(demanded_sonames(facts, python.machine), has_accelerator=True):
+        provider = compat.provider_of_soname(demand.soname, major) if major is not None else None
+        for name in demand.wheels if provider else ():
+            assert provider is not None
+            found.setdefault(name, []).append(
+                Demand(name=provider.distribution, specifier=provider.specifier, why=f"needs {demand.soname}")
+            )
+    return {name: tuple(demands) for name, demands in found.items()}
+
+
+def from_the_system(demands: Iterable[SonameDemand], has_accelerator: bool) -> tuple[SonameDemand, ...]:
+    """The demands without what the host's driver brings, and without what only optional features need."""
+    if not has_accelerator:
+        return tuple(demands)
+    needing = (
+        replace(one, wheels=tuple(name for name in one.wheels if one.soname not in compat.optional_sonames(name)))
+        for one in demands
+        if one.soname not in compat.driver_sonames()
+    )
+    return tuple(demand for demand in needing if demand.wheels)
+
+
+Versions = Mapping[str, str]
+"""Distribution -> chosen version."""
+
+
+def gpu_lock(target: GpuTarget, versions: Versions, facts: Facts) -> GpuLock:
+    """The derived part of the lock; `facts` are those of each distribution's libraries for the target's machine."""
+    codes = {name: found for name in sorted(versions) if (found := gpu_code(name, facts.get(name, ())))}
+    major = _major(versions)
+    floors = sorted(_floors(target, major, versions, codes), key=lambda floor: (numbers(floor[0]), floor[1]))
+    driver, reason = floors[-1] if floors else ("", "")
+    needed = {soname for libraries in facts.values() for fact in libraries for soname in fact.needed}
+    return GpuLock(
+        cuda=_cuda(versions, major),
+        cudnn=next((versions[name] for name in sorted(versions) if name.startswith("nvidia-cudnn-cu")), ""),
+        driver=driver,
+        driver_reason=reason,
+        capabilities=tuple((one, _how(codes.values(), one)) for one in target.capabilities),
+        lazy=tuple(sorted(_lazy(versions, major))),
+        driver_sonames=tuple(sorted(needed & compat.driver_sonames())),
+    )
+
+
+def _major(versions: Versions) -> int | None:
+    """The one CUDA major of all wheels; None if there is no CUDA in the target."""
+    if TOOLKIT in versions:
+        return Version(versions[TOOLKIT]).major
+    named = (major_in_name(name) for name in sorted(versions))
+    runtime = (Version(versions[name]).major for name in sorted(versions) if name.startswith("nvidia-cuda-runtime"))
+    return next((major for major in (*named, *runtime) if major is not None), None)
+
+
+def _cuda(versions: Versions, major: int | None) -> str:
+    """The toolkit's release; of toolkits that are pinned part by part the runtime tells the minor."""
+    if TOOLKIT in versions:
+        return versions[TOOLKIT]
+    for name in sorted(versions):
+        if name.startswith("nvidia-cuda-runtime"):
+            version = Version(versions[name])
+            return f"{version.major}.{version.minor}"
+    return "" if major is None else str(major)
+
+
+def _floors(
+    target: GpuTarget, major: int | None, versions: Versions, codes: Mapping[str, Mapping[str, GpuCode]]
+) -> Iterator[tuple[str, str]]:
+    """(driver, why) of everything that sets one."""
+    if major is not None:
+        yield floor_of(major), f"CUDA {major} runs from this driver on"
+    for name, code in codes.items():
+        for capability in target.capabilities:
+            coverage = cover_all(code, capability)
+            driver = ptx_driver(coverage)
+            if driver:
+                yield driver, f"{name} {versions[name]} has only PTX {coverage.ptx} for compute capability {capability}"
+
+
+def _how(codes: Iterable[Mapping[str, GpuCode]], capability: str) -> str:
+    """How the weakest of all libraries covers the capability: `sass`, or `ptx 8.4`."""
+    weakest = "sass"
+    for code in codes:
+        coverage = cover_all(code, capability)
+        if coverage.code is Code.PTX and (weakest == "sass" or older(weakest.removeprefix("ptx "), coverage.ptx)):
+            weakest = f"ptx {coverage.ptx}"
+    return weakest
+
+
+def _lazy(versions: Versions, major: int | None) -> Iterator[tuple[str, str]]:
+    """(soname, distribution that holds it) of what is loaded by name."""
+    for name, version in versions.items():
+        for soname in compat.lazy_sonames(name, version):
+            provider = compat.provider_of_soname(soname, major) if major is not None else None
+            if provider is not None and provider.distribution in versions:
+                yield soname, provider.distribution
