@@ -34,6 +34,7 @@ SUITES = {
     "import": "bench.imports",
     "image-scaling": "bench.image_scaling",
     "memory": "bench.memory",
+    "facts": "bench.facts",
     "profile-build": "bench.profile_build",
 }
 """Suite -> module whose function `suite` takes a Run and yields Tables and Plots."""

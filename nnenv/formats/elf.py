@@ -37,7 +37,7 @@ _MOST_PROGRAM_HEADERS = 4096
 _MOST_DYNAMIC_BYTES = 1 << 20
 _MOST_VERSIONS = 1 << 16
 _MOST_STRING_TABLE = 1 << 20
-_LONGEST_STRING = 4096
+_LONGEST_STRING = 1 << 16  # the run path of libtensorflow_framework.so.2 has more than 4096 bytes
 _LARGEST_FILE = 1 << 40  # seeking beyond what a file system can hold is an error of its own
 
 Refuse = Callable[[str], NoReturn]

@@ -18,13 +18,15 @@ from nnenv.resolve.gpu_coverage import Code, LibraryCoverage, cover_all
 from nnenv.resolve.python_catalog import Project, WheelRecord
 from nnenv.resolve.variants import Variants
 from nnenv.resolve.wheel_libraries import cuda_major_of_layout
-from nnenv.resolve.wheel_rules import VIRTUAL, Demand, Judgement, Objection
+from nnenv.resolve.wheel_rules import CUDA_ON_CPU, VIRTUAL, Demand, Judgement, Objection
 from nnenv.spec.elf import ElfFacts
 from nnenv.spec.gpu import GpuCode, WheelOutline
 
 CUDA: Final = f"{VIRTUAL}cuda"
 """The package whose version is the target's CUDA major."""
 _SUFFIX: Final = re.compile(r"-cu(?:da)?(1[0-9])x?(?=-|$)")
+_VERSIONED: Final = re.compile(r"lib(?:cudart|cublas|cublasLt)\.so\.(1[0-9])(?:\.0)?")
+"""Libraries whose version has been the CUDA major since 10."""
 _RUNTIME: Final = re.compile(r"nvidia-cuda-runtime(-cu1[0-9])?")
 _CUDNN: Final = re.compile(r"nvidia-cudnn(-cu1[0-9])?")
 _MOST_MINORS: Final = 20
@@ -76,7 +78,7 @@ class CpuRules:
     def judge(self, wheel: WheelRecord, metadata: CoreMetadata, required: Sequence[tuple[str, str]]) -> Judgement:
         if compat.is_part_of_cuda(wheel.project):
             why = "is part of CUDA, and a target without an accelerator contains none"
-            return Judgement(objection=Objection(code="cuda-on-cpu-target", why=why))
+            return Judgement(objection=Objection(code=CUDA_ON_CPU, why=why))
         return Judgement(objection=self._refused.get(wheel.filename))
 
     def virtual(self, name: str) -> Project:
@@ -175,7 +177,11 @@ class CudaRules:
             needs.of_major(Version(outline.cuda).major, f"states that it was built with CUDA {outline.cuda}")
         needs.cudnn = outline.cudnn
         optional = compat.optional_sonames(wheel.project)
-        for path, sonames in outline.needed:
+        named = outline.needed
+        if not outline.cuda and not named:
+            # Neither states nor shows it at its beginning: only the whole wheel tells which CUDA it is for.
+            named = tuple((fact.path, fact.needed) for fact in self._knowledge.libraries(wheel))
+        for path, sonames in named:
             for soname in sonames:
                 if soname not in optional:
                     needs.of_soname(soname, f"{path.rsplit('/', 1)[-1]} needs {soname}")
@@ -246,7 +252,8 @@ class _Needs:
     def of_soname(self, soname: str, why: str) -> None:
         """A library from outside; NVIDIA's tell a major too."""
         self.sonames.setdefault(soname, why)
-        major = compat.cuda_major_of_soname(soname)
+        versioned = _VERSIONED.fullmatch(soname)
+        major = int(versioned[1]) if versioned else compat.cuda_major_of_soname(soname)
         if major is not None:
             self.of_major(major, why)
 

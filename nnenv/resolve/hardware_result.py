@@ -72,7 +72,7 @@ def _glibc_floor(fact: ElfFacts) -> tuple[tuple[int, ...], str]:
 
 def _missing(wheels: Sequence[ChosenWheel], facts: Facts, python: PythonTarget) -> dict[str, tuple[Demand, ...]]:
     """CUDA libraries that no chosen wheel holds, by the distribution that needs them."""
-    major = _major({wheel.record.project: wheel.version for wheel in wheels})
+    major = major_in({wheel.record.project: wheel.version for wheel in wheels})
     found: dict[str, list[Demand]] = {}
     for demand in from_the_system(demanded_sonames(facts, python.machine), has_accelerator=True):
         provider = compat.provider_of_soname(demand.soname, major) if major is not None else None
@@ -103,12 +103,12 @@ Versions = Mapping[str, str]
 def gpu_lock(target: GpuTarget, versions: Versions, facts: Facts) -> GpuLock:
     """The derived part of the lock; `facts` are those of each distribution's libraries for the target's machine."""
     codes = {name: found for name in sorted(versions) if (found := gpu_code(name, facts.get(name, ())))}
-    major = _major(versions)
+    major = major_in(versions)
     floors = sorted(_floors(target, major, versions, codes), key=lambda floor: (numbers(floor[0]), floor[1]))
     driver, reason = floors[-1] if floors else ("", "")
     needed = {soname for libraries in facts.values() for fact in libraries for soname in fact.needed}
     return GpuLock(
-        cuda=_cuda(versions, major),
+        cuda=cuda_in(versions),
         cudnn=next((versions[name] for name in sorted(versions) if name.startswith("nvidia-cudnn-cu")), ""),
         driver=driver,
         driver_reason=reason,
@@ -118,7 +118,7 @@ def gpu_lock(target: GpuTarget, versions: Versions, facts: Facts) -> GpuLock:
     )
 
 
-def _major(versions: Versions) -> int | None:
+def major_in(versions: Versions) -> int | None:
     """The one CUDA major of all wheels; None if there is no CUDA in the target."""
     if TOOLKIT in versions:
         return Version(versions[TOOLKIT]).major
@@ -127,7 +127,7 @@ def _major(versions: Versions) -> int | None:
     return next((major for major in (*named, *runtime) if major is not None), None)
 
 
-def _cuda(versions: Versions, major: int | None) -> str:
+def cuda_in(versions: Versions) -> str:
     """The toolkit's release; of toolkits that are pinned part by part the runtime tells the minor."""
     if TOOLKIT in versions:
         return versions[TOOLKIT]
@@ -135,7 +135,14 @@ def _cuda(versions: Versions, major: int | None) -> str:
         if name.startswith("nvidia-cuda-runtime"):
             version = Version(versions[name])
             return f"{version.major}.{version.minor}"
+    major = major_in(versions)
     return "" if major is None else str(major)
+
+
+def floor_in(versions: Versions) -> str:
+    """The oldest driver that runs machine code of the CUDA major; "" without one."""
+    major = major_in(versions)
+    return "" if major is None else floor_of(major)
 
 
 def _floors(

@@ -22,7 +22,7 @@ from nnenv.resolve.python_catalog import Project, WheelCatalog, WheelRecord
 from nnenv.resolve.python_offer import Offer, UsableWheel, supports_python
 from nnenv.resolve.python_requirement import PythonMarker, PythonRequirement, read_requirement, specifier_set
 from nnenv.resolve.python_target import PythonTarget
-from nnenv.resolve.wheel_rules import VIRTUAL, Demand, Objection, WheelRules
+from nnenv.resolve.wheel_rules import CUDA_ON_CPU, VIRTUAL, Demand, Objection, WheelRules
 
 if TYPE_CHECKING:
     from resolvelib.resolvers import RequirementInformation
@@ -133,24 +133,25 @@ def resolve_wheels(
     *,
     pins: Mapping[str, str],
     rules: WheelRules | None = None,
+    max_rounds: int = MAX_ROUNDS,
 ) -> tuple[ChosenWheel, ...]:
     """The wheels that meet `requirements` on `target`, sorted by name.
 
     `pins` maps a normalised name to the version that is preferred when it still fits; `rules` are those of the
-    target's hardware.
+    target's hardware; after `max_rounds` steps the search gives up.
     Raises NnenvError `python-unsatisfiable` with the packages that clash, or the code of a hardware rule.
     """
     provider = _Provider(catalog, target, policy, pins, rules)
     roots = provider.roots(requirements)
     provider.scout.look_ahead(roots)
     try:
-        result = _Resolution(provider, BaseReporter()).resolve(roots, max_rounds=MAX_ROUNDS)
+        result = _Resolution(provider, BaseReporter()).resolve(roots, max_rounds=max_rounds)
     except ResolutionImpossible as error:
         raise _impossible(error.causes, provider) from None
     except ResolutionTooDeep:
         raise NnenvError(
             "python-unsatisfiable",
-            f"target {target.name}: no solution within {MAX_ROUNDS} steps",
+            f"target {target.name}: no solution within {max_rounds} steps",
             where=f"targets.{target.name}",
             because=["the search gives up there instead of running for ever"],
             fix=["narrow the versions in requires.packages"],
@@ -614,27 +615,47 @@ def _impossible(causes: Iterable[RequirementInformation[Wanted, Candidate]], pro
 
     asked: dict[str, list[Wanted]] = {}
     sentences = set()
+    objections: list[tuple[str, Objection]] = []
     for cause in causes:
         wanted = cause.requirement
+        if wanted.objection is not None:
+            objections.append((wanted.parent, wanted.objection))
         if wanted.name == _NOTHING:
             asked.setdefault(wanted.parent.partition(" ")[0], [])
             sentences.add(f"{wanted.parent} {wanted.text}")
         else:
             asked.setdefault(wanted.name, []).append(wanted)
             sentences.add(f"{wanted.parent} {wanted.why or f'needs {Requirement(wanted.text)}'}")
-    names = sorted(asked)
+    names = sorted(name for name in asked if not name.startswith(VIRTUAL))
+    sentences.update(f"{parent}: {text}" for parent, objection in objections for text in objection.evidence)
     because = sorted(sentences)[:_MOST_LINES]
     if len(sentences) > _MOST_LINES:
         because.append(f"… and {len(sentences) - _MOST_LINES} more like these")
     for name in names:
         because += _supply(name, asked[name], provider)
     target = provider.target
+    code = min((objection.code for _, objection in objections), default="python-unsatisfiable")
+    if code == CUDA_ON_CPU:
+        return _cuda_on_cpu(target, because, names)
     return NnenvError(
-        "python-unsatisfiable",
+        code,
         f"target {target.name}: no set of wheels meets the requirements on {', '.join(names)}",
         where=f"targets.{target.name} (Python {target.python}, {target.machine}, glibc {target.glibc})",
         because=because,
         fix=["loosen one of these requirements, or add a constraint or override under [policy]"],
+    )
+
+
+def _cuda_on_cpu(target: PythonTarget, because: Sequence[str], names: Sequence[str]) -> NnenvError:
+    return NnenvError(
+        CUDA_ON_CPU,
+        f"target {target.name}: a target without an accelerator would contain {names[0]}",
+        where=f"targets.{target.name}",
+        because=[line for line in because if ": usable here are" not in line and ": left out " not in line],
+        fix=[
+            "bind the package that needs it to an index with CPU builds, by [[index]] (torch has one)",
+            'make it a target with an accelerator: cuda = "12"',
+        ],
     )
 
 

@@ -61,7 +61,7 @@ def providers_of(
             because=[f"{demand.soname} is needed by {', '.join(demand.wheels)}" for demand in missing],
             fix=[
                 "add the OS package that holds the library to requires.system",
-                "or choose another version of the wheel",
+                "choose another version of the wheel",
             ],
         )
     return tuple(found)

@@ -132,10 +132,19 @@ def assemble(
 ) -> tuple[LayerMaker, ImageDocuments]:
     """The target's image from the store, fetching what is missing; no engine is touched.
 
-    Raises NnenvError `image-mismatch`, naming the layer, if it is not the image that the lock expects.
+    Raises NnenvError `image-mismatch`, naming the layer, if it is not the image that the lock expects, and
+    `accelerator-unsupported` for a target with an accelerator.
     """
     from nnenv.workflows.assembling import assembled
 
+    if target.gpu is not None:
+        raise NnenvError(
+            "accelerator-unsupported",
+            f"target {target.name} has an accelerator: this version of nnenv locks it, and does not build it yet",
+            where=f"targets.{target.name}",
+            because=["an image without what NVIDIA's container runtime looks for would run on the CPU, silently"],
+            fix=["name the targets to build: --target cpu"],
+        )
     return assembled(session, lockfile, target, accept_new_image=accept_new_image)
 
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
+from nnenv.adapters.files import refusing_writes
 from nnenv.adapters.store import Store
 from nnenv.spec.artifact import Artifact, Sha256
 from nnenv.spec.elf import ElfFacts
@@ -105,7 +106,7 @@ def _shipped() -> bytes:
 def read_wheel_facts(store: Store, wheel: Artifact) -> tuple[ElfFacts, ...]:
     """Facts of every ELF file in a wheel of the store, from its bytes; several libraries are inflated at once.
 
-    Costs little more than inflating them. Raises `wheel-refused` and `archive-refused`.
+    Costs little more than inflating them. Raises `wheel-refused`, `archive-refused` and `disk-full`.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -114,17 +115,17 @@ def read_wheel_facts(store: Store, wheel: Artifact) -> tuple[ElfFacts, ...]:
     with store.open(wheel.sha256) as stream:
         contents = read_wheel(stream, wheel.filename)
     libraries = list(_libraries(contents))
-    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="facts")
-    try:
-        with store.scratch() as scratch:
+    with store.scratch() as scratch:
+        pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="facts")
+        try:
             # The largest first, so that no thread is left alone with it in the end.
             readings = {
                 member.name: pool.submit(_member_facts, store, wheel, member, scratch)
                 for member in sorted(libraries, key=lambda member: -member.size)
             }
             found = [readings[member.name].result() for member in libraries]
-    finally:
-        pool.shutdown(cancel_futures=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
     return tuple(fact for fact in found if fact is not None)
 
 
@@ -159,7 +160,8 @@ def _member_facts(store: Store, wheel: Artifact, member: ZipMember, scratch: Pat
         for index, chunk in enumerate(inflate(stream, member, wheel.filename)):
             if index == 0 and not chunk.startswith(b"\x7fELF"):
                 return None
-            spool.write(chunk)
+            with refusing_writes(scratch):
+                spool.write(chunk)
         return library_facts(cast(BinaryIO, spool), member.name) if spool.tell() else None
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final
 
 from nnenv.adapters.python_index import PythonIndexes
 from nnenv.errors import NnenvError
 from nnenv.resolve.hardware import CpuRules, CudaRules, GpuTarget
+from nnenv.resolve.hardware_explain import Place, explained
 from nnenv.resolve.hardware_result import Findings, contradictions, gpu_lock
-from nnenv.resolve.python import ChosenWheel, PythonPolicy, resolve_wheels
+from nnenv.resolve.python import MAX_ROUNDS, ChosenWheel, PythonPolicy, resolve_wheels
 from nnenv.resolve.python_catalog import WheelRecord
 from nnenv.resolve.python_requirement import read_requirement
 from nnenv.resolve.python_target import PythonTarget
@@ -97,32 +100,39 @@ def choose_wheels(
     python: PythonTarget,
     policy: PythonPolicy,
     pins: Mapping[str, str],
+    place: Place,
 ) -> HardwareChoice:
     """The wheels that meet `requirements` on the target's hardware.
 
     The whole choice is looked at again from the facts of all its libraries; what contradicts it, or is missing from
-    it, sends the search back. Raises NnenvError with the code of the rule that leaves nothing to choose.
+    it, sends the search back. Raises NnenvError with the code of the rule that leaves nothing to choose; `place` says
+    where in model.toml a requirement stands.
     """
-    variants = variants_of(requirements, spec)
+    search = _Search(
+        knowledge=knowledge,
+        variants=variants_of(requirements, spec),
+        python=python,
+        policy=policy,
+        pins=pins,
+    )
     target = gpu_target(spec, python)
-    findings = Findings()
     for _ in range(_MOST_SEARCHES):
-        wheels = _searched(requirements, knowledge, target, variants, findings, python, policy, pins)
+        wheels = search.cpu(requirements) if target is None else search.cuda(requirements, target, place)
         artifacts = [artifact_of(wheel.record) for wheel in wheels]
         if target is None:
             # A CPU target's wheels are small, and whoever locks it builds it: they are fetched at once.
             fetch_artifacts(knowledge.session, artifacts, knowledge.indexes, knowledge.os)
         facts = facts_of(knowledge.session, knowledge.indexes, artifacts, knowledge.os, python.machine)
         more = contradictions(wheels, facts, python, target)
-        if not more.beyond(findings):
+        if not more.beyond(search.findings):
             gpu = None if target is None else gpu_lock(target, {w.record.project: w.version for w in wheels}, facts)
             return HardwareChoice(wheels=wheels, facts=facts, gpu=gpu)
-        findings = findings.with_more(more)
+        search = replace(search, findings=search.findings.with_more(more))
     raise NnenvError(
         "python-unsatisfiable",
         f"target {spec.name}: the libraries of the wheels contradict {_MOST_SEARCHES} choices one after the other",
         where=f"targets.{spec.name}",
-        because=sorted(objection.why for objection in findings.refused.values())[:12],
+        because=sorted(objection.why for objection in search.findings.refused.values())[:12],
         fix=["pin the framework to a version that is known to work on such a machine"],
     )
 
@@ -157,32 +167,60 @@ def gpu_target(spec: TargetSpec, python: PythonTarget) -> GpuTarget | None:
     )
 
 
-def _searched(
-    requirements: Sequence[str],
-    knowledge: WheelKnowledge,
-    target: GpuTarget | None,
-    variants: Variants,
-    findings: Findings,
-    python: PythonTarget,
-    policy: PythonPolicy,
-    pins: Mapping[str, str],
-) -> tuple[ChosenWheel, ...]:
-    """One search; components of the toolkit of different releases only where no one release will do."""
-    if target is None:
-        rules: WheelRules = CpuRules(variants, findings.refused)
-        return resolve_wheels(requirements, knowledge.indexes, python, policy, pins=pins, rules=rules)
-    rules = CudaRules(target, variants, knowledge, refused=findings.refused, missing=findings.missing)
-    try:
-        return resolve_wheels(requirements, knowledge.indexes, python, policy, pins=pins, rules=rules)
-    except NnenvError as error:
-        loose = CudaRules(
-            target, variants, knowledge, refused=findings.refused, missing=findings.missing, coherent=False
-        )
+@dataclass(frozen=True, kw_only=True)
+class _Search:
+    """All that a search for one target's wheels depends on, but what it asks for."""
+
+    knowledge: WheelKnowledge
+    variants: Variants
+    python: PythonTarget
+    policy: PythonPolicy
+    pins: Mapping[str, str]
+    findings: Findings = field(default_factory=Findings)
+
+    def cpu(self, requirements: Sequence[str]) -> tuple[ChosenWheel, ...]:
+        """Wheels without CUDA."""
+        return self._resolved(requirements, CpuRules(self.variants, self.findings.refused))
+
+    def cuda(self, requirements: Sequence[str], target: GpuTarget, place: Place) -> tuple[ChosenWheel, ...]:
+        """Wheels for an accelerator; the toolkit is of several releases only where no one release will do."""
         try:
-            return resolve_wheels(requirements, knowledge.indexes, python, policy, pins=pins, rules=loose)
+            return self._with_cuda(requirements, target, coherent=True)
         except NnenvError:
-            raise error from None
+            try:
+                return self._with_cuda(requirements, target, coherent=False)
+            except NnenvError as error:
+                loose = partial(self._with_cuda, coherent=False, max_rounds=_ROUNDS_TO_EXPLAIN)
+                raise explained(error, requirements, target, loose, place) from None
+
+    def _with_cuda(
+        self, requirements: Sequence[str], target: GpuTarget, *, coherent: bool, max_rounds: int = MAX_ROUNDS
+    ) -> tuple[ChosenWheel, ...]:
+        rules = CudaRules(
+            target,
+            self.variants,
+            self.knowledge,
+            refused=self.findings.refused,
+            missing=self.findings.missing,
+            coherent=coherent,
+        )
+        return self._resolved(requirements, rules, max_rounds)
+
+    def _resolved(
+        self, requirements: Sequence[str], rules: WheelRules, max_rounds: int = MAX_ROUNDS
+    ) -> tuple[ChosenWheel, ...]:
+        return resolve_wheels(
+            requirements,
+            self.knowledge.indexes,
+            self.python,
+            self.policy,
+            pins=self.pins,
+            rules=rules,
+            max_rounds=max_rounds,
+        )
 
 
-_MOST_SEARCHES = 8
+_ROUNDS_TO_EXPLAIN: Final = 500
+"""Steps of each search that an explanation tries; what takes longer is no answer to give."""
+_MOST_SEARCHES: Final = 8
 """Searches for one target; the second usually confirms the first."""

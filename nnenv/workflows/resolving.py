@@ -172,7 +172,14 @@ class _TargetLocking:
             python,
             self.policy,
             self.pins.wheels,
+            self._place,
         )
+
+    def _place(self, requirement: str) -> str:
+        """Where it stands in model.toml; "" for what nnenv itself asks for."""
+        where = self.manifest.where
+        own = ("targets", self.spec.name, "requires", "packages", requirement)
+        return next((self.manifest.position(*path) for path in (own, ("requires", *own[3:])) if path in where), "")
 
     def _close(self, roots: Sequence[str], archive: DebianCatalog) -> Closure:
         return close(roots, archive, locked=self.pins.debs, omit=debian_facts().omit)

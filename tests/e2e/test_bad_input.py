@@ -209,13 +209,3 @@ def test_every_mistake_is_reported_at_once(user: User) -> None:
     places = {error["where"] for error in refusal["errors"]}
     assert any("model.toml:3" in place for place in places)
     assert any("model.toml:12" in place for place in places)
-
-
-@pytest.mark.parametrize("key", ['cuda = "12"', 'cudnn = "9"', 'compute-capability = ["8.0"]', 'driver = ">=535"'])
-def test_a_target_for_a_gpu_never_becomes_one_for_a_cpu(user: User, key: str) -> None:
-    """Any of the four keys makes it one, and no lock is written."""
-    (user.project / "model.toml").write_text(f"{TOY}\n[targets.gpu]\n{key}\n")
-    refusal = user.refused("lock", "--json").json()
-    assert [error["code"] for error in refusal["errors"]] == ["accelerator-unsupported"]
-    assert "model.toml:" in refusal["errors"][0]["where"]
-    assert not user.lock_path.exists()

@@ -70,6 +70,20 @@ def test_no_code(data: bytes) -> None:
     assert not code_in(data)
 
 
+def test_padding_between_containers_is_skipped() -> None:
+    """Up to the next multiple of 8 whatever stands there, and then as long as it is zero."""
+    first = container([entry(SASS, "80", payload=21)])
+    assert len(first) % 8 == 5
+    assert code_in(library(first + b"\xcc\xcc\xcc" + bytes(16) + container([entry(SASS, "90")]))).sass == ("80", "90")
+
+
+def test_a_file_with_debugging_information_alone_has_none() -> None:
+    """It names the section, but does not hold it (SHT_NOBITS), so its offset and size mean nothing."""
+    data = library(container([entry(SASS, "80")], magic=7))
+    headers = int.from_bytes(data[40:48], "little")
+    assert not code_in(with_header(data, headers + 64 + 4, "<I", 8))
+
+
 def test_a_file_without_section_headers_has_none() -> None:
     """`strip` may drop them."""
     data = bytearray(gpu_library([(SASS, "80", (0, 0))]))
@@ -83,7 +97,7 @@ def test_a_file_without_section_headers_has_none() -> None:
         (library(container([entry(SASS, "80")], magic=0x12345678)), "no container begins"),
         (library(container([entry(SASS, "80")], size=1 << 40)), "more than its section"),
         (library(container([entry(SASS, "80", payload=1 << 40)])), "more than its container"),
-        (library(container([entry(SASS, "80", header=0)])), "more than its container"),
+        (library(container([entry(SASS, "80", header=0, payload=0)])), "more than its container"),
         (gpu_library([(SASS, "80", (0, 0))])[:-64], "reach beyond the end"),
         (library(bytes(16 << 20)), "pieces of GPU code"),
         (library(bytes(3 << 20), times=3), "pieces of GPU code"),

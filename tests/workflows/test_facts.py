@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import resource
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -81,6 +83,23 @@ def test_a_malformed_library_is_refused(tmp_path: Path) -> None:
         wheel_facts(store, wheel)
     assert (caught.value.code, caught.value.where) == ("archive-refused", "a/bad.so")
     assert known_wheel_facts(store, wheel) is None
+
+
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    """A library that is too large for memory goes to the store's disk; where that takes no more, nothing is read."""
+    store = Store(tmp_path / "store")
+    wheel = stored(store, {"a/g.so": small_library() + bytes(12 << 20)})
+    store.open(wheel.sha256).close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, hard))
+    try:
+        with pytest.raises(NnenvError) as caught:
+            wheel_facts(store, wheel)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.code == "disk-full"
 
 
 def test_what_is_known_needs_no_bytes(tmp_path: Path) -> None:

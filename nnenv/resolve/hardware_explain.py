@@ -1,0 +1,225 @@
+"""Why a target with an accelerator has no solution, in the words of its hardware, and what would give it one.
+
+Everything said here was tried: the requirements that clash are the fewest that have no solution together, what each
+of them needs is read from its solution alone, and every repair was solved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from nnenv.errors import NnenvError
+from nnenv.resolve.compat import is_part_of_cuda
+from nnenv.resolve.hardware import GpuTarget, is_exact
+from nnenv.resolve.hardware_result import cuda_in, floor_in, major_in
+from nnenv.resolve.python import ChosenWheel
+from nnenv.resolve.python_requirement import read_requirement
+
+Solve = Callable[[Sequence[str], GpuTarget], Sequence[ChosenWheel]]
+"""The wheels for requirements on a target; NnenvError if there are none."""
+Place = Callable[[str], str]
+"""Where a requirement stands in model.toml; "" if it does not."""
+
+_MOST_REPAIRS: Final = 3
+_MOST_LINES: Final = 3
+"""Of evidence for one package."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Alone:
+    """What one requirement of the clash leads to when nothing else is asked for."""
+
+    requirement: str
+    name: str
+    version: str
+    versions: Mapping[str, str]
+    """All wheels that it brings."""
+    pins: Mapping[str, str]
+    """Parts of CUDA that its own metadata pins, and to what."""
+
+
+def explained(
+    error: NnenvError, requirements: Sequence[str], target: GpuTarget, solve: Solve, place: Place
+) -> NnenvError:
+    """A better error in place of `error`, which `requirements` on `target` ended in; itself if none is found."""
+    clash = _fewest(requirements, target, solve)
+    alone = [found for text in clash if (found := _alone(text, target, solve)) is not None]
+    if len(alone) == len(clash) > 1:
+        code, what, because = _difference(alone)
+    else:
+        code, what = _demand(clash, target, solve)
+        because = _without_supply(error.because)
+    if not what:
+        return error
+    fixes = [*_other_versions(requirements, clash, target, solve, place), *_other_targets(requirements, target, solve)]
+    return NnenvError(
+        code,
+        f"target {target.name}: {what}",
+        where=error.where,
+        because=because or error.because,
+        fix=fixes[:_MOST_REPAIRS] or error.fix,
+    )
+
+
+def _fewest(requirements: Sequence[str], target: GpuTarget, solve: Solve) -> list[str]:
+    """Requirements that have no solution together, none of which can be left out."""
+    needed = list(dict.fromkeys(requirements))
+    for text in tuple(needed):
+        without = [other for other in needed if other != text]
+        if without and not _solvable(without, target, solve):
+            needed = without
+    return needed
+
+
+def _alone(text: str, target: GpuTarget, solve: Solve) -> _Alone | None:
+    try:
+        wheels = solve([text], target)
+    except NnenvError:
+        return None
+    roots = [wheel for wheel in wheels if "model.toml" in wheel.parents]
+    root = next((wheel for wheel in roots if not is_part_of_cuda(wheel.record.project)), wheels[0])
+    read = [read_requirement(line) for line in root.requires]
+    return _Alone(
+        requirement=text,
+        name=root.record.project,
+        version=root.version,
+        versions={wheel.record.project: wheel.version for wheel in wheels},
+        pins={
+            item.name: str(item.specifier)
+            for item in read
+            if is_part_of_cuda(item.name) and is_exact(str(item.specifier))
+        },
+    )
+
+
+def _difference(alone: Sequence[_Alone]) -> tuple[str, str, list[str]]:
+    """(code, what, evidence) of a clash between packages that are fine alone."""
+    majors = {major_in(one.versions) for one in alone} - {None}
+    if len(majors) > 1:
+        lines = [f"{one.name} {one.version}  CUDA {cuda_in(one.versions)}  {_sign(one)}".rstrip() for one in alone]
+        return "cuda-major-conflict", "two packages need different CUDA majors", lines
+    shared = sorted(set.intersection(*(set(one.versions) for one in alone)))
+    differing = [name for name in shared if len({one.versions[name] for one in alone}) > 1 and is_part_of_cuda(name)]
+    pinned = [name for name in differing if sum(name in one.pins for one in alone) > 1] or differing
+    pinned.sort(key=lambda name: not name.startswith("nvidia-cudnn"))  # the one that people know
+    if not pinned:
+        return "", "", []
+    lines = [
+        f"{name}: " + ", ".join(f"{one.name} {one.version} {_asks(one, name)}" for one in alone) for name in pinned
+    ]
+    return "python-unsatisfiable", f"two packages need different versions of {pinned[0]}", lines[:_MOST_LINES]
+
+
+def _sign(one: _Alone) -> str:
+    pins = [f"{name} {version.removeprefix('==')}" for name, version in sorted(one.pins.items())]
+    if pins:
+        return f"pins {pins[0]}"
+    parts = [f"{name} {version}" for name, version in sorted(one.versions.items()) if name.startswith("nvidia-cublas")]
+    return f"needs {parts[0]}" if parts else ""
+
+
+def _asks(one: _Alone, name: str) -> str:
+    return f"pins {one.pins[name].removeprefix('==')}" if name in one.pins else f"takes {one.versions[name]}"
+
+
+def _without_supply(because: Sequence[str]) -> list[str]:
+    """Evidence without what indexes have besides: a version that is left out for hardware is no matter of supply."""
+    return [line for line in because if ": usable here are" not in line and ": left out " not in line]
+
+
+def _demand(clash: Sequence[str], target: GpuTarget, solve: Solve) -> tuple[str, str]:
+    """(code, what) where something that the target itself asks for leaves no solution."""
+    names = ", ".join(clash)
+    uncovered = f"nothing for {names} has code for compute capability"
+    demands = [
+        ("compute-capability-uncovered", f"{uncovered} {one}", _without(target, one)) for one in target.capabilities
+    ]
+    if target.driver:
+        what = f"nothing for {names} runs on driver {target.driver}"
+        demands.append(("driver-too-old", what, replace(target, driver="")))
+    if target.cudnn:
+        what = f'nothing for {names} takes cuDNN "{target.cudnn}"'
+        demands.append(("cudnn-outside-range", what, replace(target, cudnn="")))
+    if target.cuda:
+        what = f'nothing for {names} is of CUDA "{target.cuda}"'
+        demands.append(("cuda-outside-range", what, replace(target, cuda="")))
+    return next(((code, what) for code, what, relaxed in demands if _solvable(clash, relaxed, solve)), ("", ""))
+
+
+def _without(target: GpuTarget, capability: str) -> GpuTarget:
+    return replace(target, capabilities=tuple(one for one in target.capabilities if one != capability))
+
+
+def _other_versions(
+    requirements: Sequence[str], clash: Sequence[str], target: GpuTarget, solve: Solve, place: Place
+) -> Iterator[str]:
+    """Repairs that move one package of the clash and leave all else."""
+    for text in reversed(clash):
+        read = read_requirement(text)
+        if not read.specifier:
+            continue
+        try:
+            wheels = solve([_bare(text) if one == text else one for one in requirements], target)
+        except NnenvError:
+            continue
+        version = next((wheel.version for wheel in wheels if _is_meant(wheel, read.name)), "")
+        if version:
+            yield f"{_bare(text)}=={version} instead of {text}{_at(place(text))}  ->  {_cost(wheels)}"
+
+
+def _bare(text: str) -> str:
+    """The requirement without its range."""
+    read = read_requirement(text)
+    return f"{read.name}[{','.join(read.extras)}]" if read.extras else read.name
+
+
+def _is_meant(wheel: ChosenWheel, name: str) -> bool:
+    """Whether a wheel is what a requirement's name came to, itself or as its build for CUDA."""
+    return wheel.record.project == name or (
+        wheel.record.project.startswith(f"{name}-") and "model.toml" in wheel.parents
+    )
+
+
+def _other_targets(requirements: Sequence[str], target: GpuTarget, solve: Solve) -> Iterator[str]:
+    """Repairs that ask less of the image, or more of the hosts."""
+    tries: list[tuple[str, GpuTarget]] = [
+        (f"compute-capability without {one}", _without(target, one))
+        for one in target.capabilities
+        if len(target.capabilities) > 1
+    ]
+    if target.driver:
+        tries.append(("driver", replace(target, driver="")))
+    if target.cudnn:
+        tries.append(("without cudnn", replace(target, cudnn="")))
+    if target.cuda:
+        tries.append(("cuda", replace(target, cuda="")))
+    for what, relaxed in tries:
+        try:
+            wheels = solve(requirements, relaxed)
+        except NnenvError:
+            continue
+        versions = {wheel.record.project: wheel.version for wheel in wheels}
+        meant = {"cuda": f'cuda = "{major_in(versions)}"', "driver": f'driver = ">={floor_in(versions)}"'}
+        yield f"{meant.get(what, what)}  ->  {_cost(wheels)}"
+
+
+def _cost(wheels: Sequence[ChosenWheel]) -> str:
+    versions = {wheel.record.project: wheel.version for wheel in wheels}
+    size = sum(wheel.record.size or 0 for wheel in wheels)
+    cuda = cuda_in(versions)
+    hardware = f"CUDA {cuda}, driver >= {floor_in(versions)}, " if cuda else ""
+    return f"{hardware}{size / 1e9:.1f} GB"
+
+
+def _at(place: str) -> str:
+    return f" ({place})" if place else ""
+
+
+def _solvable(requirements: Sequence[str], target: GpuTarget, solve: Solve) -> bool:
+    try:
+        solve(requirements, target)
+    except NnenvError:
+        return False
+    return True
