@@ -18,7 +18,7 @@ from nnenv.resolve.gpu_coverage import Code, LibraryCoverage, cover_all
 from nnenv.resolve.python_catalog import Project, WheelRecord
 from nnenv.resolve.variants import Variants
 from nnenv.resolve.wheel_libraries import cuda_major_of_layout
-from nnenv.resolve.wheel_rules import CUDA_ON_CPU, VIRTUAL, Demand, Judgement, Objection
+from nnenv.resolve.wheel_rules import VIRTUAL, Demand, Judgement, Objection
 from nnenv.spec.elf import ElfFacts
 from nnenv.spec.gpu import GpuCode, WheelOutline
 
@@ -78,7 +78,7 @@ class CpuRules:
     def judge(self, wheel: WheelRecord, metadata: CoreMetadata, required: Sequence[tuple[str, str]]) -> Judgement:
         if compat.is_part_of_cuda(wheel.project):
             why = "is part of CUDA, and a target without an accelerator contains none"
-            return Judgement(objection=Objection(code=CUDA_ON_CPU, why=why))
+            return Judgement(objection=Objection(code="cuda-on-cpu-target", why=why))
         return Judgement(objection=self._refused.get(wheel.filename))
 
     def virtual(self, name: str) -> Project:
@@ -202,7 +202,10 @@ class CudaRules:
             if provider.component and self._coherent:
                 components.setdefault(provider.component, why)
             elif provider.distribution not in required:
-                yield Demand(name=provider.distribution, specifier=provider.specifier, why=why)
+                parts = [provider.specifier] if provider.specifier else []
+                if _RUNTIME.fullmatch(provider.distribution) and needs.built_with:
+                    parts.append(f">={needs.built_with}")  # the runtime's minor is the toolkit's
+                yield Demand(name=provider.distribution, specifier=",".join(parts), why=why)
         for name, specifier in sorted(required.items()):
             component = compat.toolkit_component(name, major)
             if component and self._coherent and not is_exact(specifier):

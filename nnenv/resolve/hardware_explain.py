@@ -40,25 +40,32 @@ class _Alone:
     """Parts of CUDA that its own metadata pins, and to what."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Reason:
+    """What stands in the way."""
+
+    code: str
+    what: str
+    because: Sequence[str] = ()
+    """Evidence; empty if that of the search is as good."""
+
+
 def explained(
     error: NnenvError, requirements: Sequence[str], target: GpuTarget, solve: Solve, place: Place
 ) -> NnenvError:
     """A better error in place of `error`, which `requirements` on `target` ended in; itself if none is found."""
     clash = _fewest(requirements, target, solve)
     alone = [found for text in clash if (found := _alone(text, target, solve)) is not None]
-    if len(alone) == len(clash) > 1:
-        code, what, because = _difference(alone)
-    else:
-        code, what = _demand(clash, target, solve)
-        because = _without_supply(error.because)
-    if not what:
+    together = len(alone) == len(clash) > 1
+    reason = _difference(alone) if together else _demand(clash, target, solve)
+    if reason is None:
         return error
     fixes = [*_other_versions(requirements, clash, target, solve, place), *_other_targets(requirements, target, solve)]
     return NnenvError(
-        code,
-        f"target {target.name}: {what}",
+        reason.code,
+        f"target {target.name}: {reason.what}",
         where=error.where,
-        because=because or error.because,
+        because=reason.because or _without_supply(error.because),
         fix=fixes[:_MOST_REPAIRS] or error.fix,
     )
 
@@ -94,22 +101,24 @@ def _alone(text: str, target: GpuTarget, solve: Solve) -> _Alone | None:
     )
 
 
-def _difference(alone: Sequence[_Alone]) -> tuple[str, str, list[str]]:
-    """(code, what, evidence) of a clash between packages that are fine alone."""
+def _difference(alone: Sequence[_Alone]) -> _Reason | None:
+    """Why packages that are fine alone clash."""
     majors = {major_in(one.versions) for one in alone} - {None}
     if len(majors) > 1:
         lines = [f"{one.name} {one.version}  CUDA {cuda_in(one.versions)}  {_sign(one)}".rstrip() for one in alone]
-        return "cuda-major-conflict", "two packages need different CUDA majors", lines
+        what = "two packages need different CUDA majors"
+        return _Reason(code="cuda-major-conflict", what=what, because=lines)
     shared = sorted(set.intersection(*(set(one.versions) for one in alone)))
     differing = [name for name in shared if len({one.versions[name] for one in alone}) > 1 and is_part_of_cuda(name)]
     pinned = [name for name in differing if sum(name in one.pins for one in alone) > 1] or differing
     pinned.sort(key=lambda name: not name.startswith("nvidia-cudnn"))  # the one that people know
     if not pinned:
-        return "", "", []
+        return None
     lines = [
         f"{name}: " + ", ".join(f"{one.name} {one.version} {_asks(one, name)}" for one in alone) for name in pinned
     ]
-    return "python-unsatisfiable", f"two packages need different versions of {pinned[0]}", lines[:_MOST_LINES]
+    what = f"two packages need different versions of {pinned[0]}"
+    return _Reason(code="python-unsatisfiable", what=what, because=lines[:_MOST_LINES])
 
 
 def _sign(one: _Alone) -> str:
@@ -129,23 +138,23 @@ def _without_supply(because: Sequence[str]) -> list[str]:
     return [line for line in because if ": usable here are" not in line and ": left out " not in line]
 
 
-def _demand(clash: Sequence[str], target: GpuTarget, solve: Solve) -> tuple[str, str]:
-    """(code, what) where something that the target itself asks for leaves no solution."""
+def _demand(clash: Sequence[str], target: GpuTarget, solve: Solve) -> _Reason | None:
+    """Which demand of the target itself leaves no solution: the first without which there is one."""
     names = ", ".join(clash)
-    uncovered = f"nothing for {names} has code for compute capability"
-    demands = [
-        ("compute-capability-uncovered", f"{uncovered} {one}", _without(target, one)) for one in target.capabilities
-    ]
+    demands: list[tuple[_Reason, GpuTarget]] = []
     if target.driver:
-        what = f"nothing for {names} runs on driver {target.driver}"
-        demands.append(("driver-too-old", what, replace(target, driver="")))
+        reason = _Reason(code="driver-too-old", what=f"nothing for {names} runs on driver {target.driver}")
+        demands.append((reason, replace(target, driver="")))
     if target.cudnn:
-        what = f'nothing for {names} takes cuDNN "{target.cudnn}"'
-        demands.append(("cudnn-outside-range", what, replace(target, cudnn="")))
+        reason = _Reason(code="cudnn-outside-range", what=f'nothing for {names} takes cuDNN "{target.cudnn}"')
+        demands.append((reason, replace(target, cudnn="")))
+    for one in target.capabilities:
+        what = f"nothing for {names} has code for compute capability {one}"
+        demands.append((_Reason(code="compute-capability-uncovered", what=what), _without(target, one)))
     if target.cuda:
-        what = f'nothing for {names} is of CUDA "{target.cuda}"'
-        demands.append(("cuda-outside-range", what, replace(target, cuda="")))
-    return next(((code, what) for code, what, relaxed in demands if _solvable(clash, relaxed, solve)), ("", ""))
+        reason = _Reason(code="cuda-outside-range", what=f'nothing for {names} is of CUDA "{target.cuda}"')
+        demands.append((reason, replace(target, cuda="")))
+    return next((reason for reason, relaxed in demands if _solvable(clash, relaxed, solve)), None)
 
 
 def _without(target: GpuTarget, capability: str) -> GpuTarget:

@@ -22,7 +22,7 @@ from nnenv.resolve.python_catalog import Project, WheelCatalog, WheelRecord
 from nnenv.resolve.python_offer import Offer, UsableWheel, supports_python
 from nnenv.resolve.python_requirement import PythonMarker, PythonRequirement, read_requirement, specifier_set
 from nnenv.resolve.python_target import PythonTarget
-from nnenv.resolve.wheel_rules import CUDA_ON_CPU, VIRTUAL, Demand, Objection, WheelRules
+from nnenv.resolve.wheel_rules import VIRTUAL, Demand, Objection, WheelRules
 
 if TYPE_CHECKING:
     from resolvelib.resolvers import RequirementInformation
@@ -133,25 +133,26 @@ def resolve_wheels(
     *,
     pins: Mapping[str, str],
     rules: WheelRules | None = None,
-    max_rounds: int = MAX_ROUNDS,
+    max_rounds: int | None = None,
 ) -> tuple[ChosenWheel, ...]:
     """The wheels that meet `requirements` on `target`, sorted by name.
 
     `pins` maps a normalised name to the version that is preferred when it still fits; `rules` are those of the
-    target's hardware; after `max_rounds` steps the search gives up.
+    target's hardware; after `max_rounds` steps (MAX_ROUNDS) the search gives up.
     Raises NnenvError `python-unsatisfiable` with the packages that clash, or the code of a hardware rule.
     """
+    limit = max_rounds or MAX_ROUNDS
     provider = _Provider(catalog, target, policy, pins, rules)
     roots = provider.roots(requirements)
     provider.scout.look_ahead(roots)
     try:
-        result = _Resolution(provider, BaseReporter()).resolve(roots, max_rounds=max_rounds)
+        result = _Resolution(provider, BaseReporter()).resolve(roots, max_rounds=limit)
     except ResolutionImpossible as error:
         raise _impossible(error.causes, provider) from None
     except ResolutionTooDeep:
         raise NnenvError(
             "python-unsatisfiable",
-            f"target {target.name}: no solution within {max_rounds} steps",
+            f"target {target.name}: no solution within {limit} steps",
             where=f"targets.{target.name}",
             because=["the search gives up there instead of running for ever"],
             fix=["narrow the versions in requires.packages"],
@@ -635,7 +636,7 @@ def _impossible(causes: Iterable[RequirementInformation[Wanted, Candidate]], pro
         because += _supply(name, asked[name], provider)
     target = provider.target
     code = min((objection.code for _, objection in objections), default="python-unsatisfiable")
-    if code == CUDA_ON_CPU:
+    if code == "cuda-on-cpu-target":
         return _cuda_on_cpu(target, because, names)
     return NnenvError(
         code,
@@ -648,7 +649,7 @@ def _impossible(causes: Iterable[RequirementInformation[Wanted, Candidate]], pro
 
 def _cuda_on_cpu(target: PythonTarget, because: Sequence[str], names: Sequence[str]) -> NnenvError:
     return NnenvError(
-        CUDA_ON_CPU,
+        "cuda-on-cpu-target",
         f"target {target.name}: a target without an accelerator would contain {names[0]}",
         where=f"targets.{target.name}",
         because=[line for line in because if ": usable here are" not in line and ": left out " not in line],

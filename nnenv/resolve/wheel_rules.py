@@ -12,9 +12,6 @@ from nnenv.resolve.python_catalog import Project, WheelRecord
 VIRTUAL = "-"
 """First letter of the names that stand for hardware: no distribution's name has it (PEP 508)."""
 
-CUDA_ON_CPU = "cuda-on-cpu-target"
-"""Code of the objection to CUDA in a target without an accelerator."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demand:

@@ -9,10 +9,10 @@ from typing import Final
 
 from nnenv.adapters.python_index import PythonIndexes
 from nnenv.errors import NnenvError
-from nnenv.resolve.hardware import CpuRules, CudaRules, GpuTarget
+from nnenv.resolve.hardware import CpuRules, CudaRules, GpuTarget, allowed_majors
 from nnenv.resolve.hardware_explain import Place, explained
 from nnenv.resolve.hardware_result import Findings, contradictions, gpu_lock
-from nnenv.resolve.python import MAX_ROUNDS, ChosenWheel, PythonPolicy, resolve_wheels
+from nnenv.resolve.python import ChosenWheel, PythonPolicy, resolve_wheels
 from nnenv.resolve.python_catalog import WheelRecord
 from nnenv.resolve.python_requirement import read_requirement
 from nnenv.resolve.python_target import PythonTarget
@@ -116,6 +116,8 @@ def choose_wheels(
         pins=pins,
     )
     target = gpu_target(spec, python)
+    if target is not None:
+        allowed_majors(target)  # raises where no search can help
     for _ in range(_MOST_SEARCHES):
         wheels = search.cpu(requirements) if target is None else search.cuda(requirements, target, place)
         artifacts = [artifact_of(wheel.record) for wheel in wheels]
@@ -194,7 +196,7 @@ class _Search:
                 raise explained(error, requirements, target, loose, place) from None
 
     def _with_cuda(
-        self, requirements: Sequence[str], target: GpuTarget, *, coherent: bool, max_rounds: int = MAX_ROUNDS
+        self, requirements: Sequence[str], target: GpuTarget, *, coherent: bool, max_rounds: int | None = None
     ) -> tuple[ChosenWheel, ...]:
         rules = CudaRules(
             target,
@@ -207,7 +209,7 @@ class _Search:
         return self._resolved(requirements, rules, max_rounds)
 
     def _resolved(
-        self, requirements: Sequence[str], rules: WheelRules, max_rounds: int = MAX_ROUNDS
+        self, requirements: Sequence[str], rules: WheelRules, max_rounds: int | None = None
     ) -> tuple[ChosenWheel, ...]:
         return resolve_wheels(
             requirements,
