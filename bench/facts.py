@@ -100,7 +100,7 @@ def _of_wheel(run: Run, title: str, size: int, wheel: tuple[Path, str, str]) -> 
         against=INFLATE,
         aims={"facts": MEMORY},
         noted="result",
-        notes=("Inflating is done by one thread. Times without Python's start; peak of the whole process.",),
+        notes=("Inflating is done by one thread.", "Times are without Python's start; the peak is that of the whole process."),
     )
 
 
