@@ -81,7 +81,8 @@ def table(libraries: list[Library]) -> Table:
         columns=("library", "MB", "ms", "slowest", "peak MB", "aim"),
         rows=tuple(rows),
         notes=(
-            "Time without Python's own start; the bytes are in the kernel's memory. Peak of the whole process.",
+            "Time without Python's own start; the bytes are in the kernel's memory.",
+            "The peak is that of the whole process.",
             *(f"{one.name}: {one.code}." for one in libraries),
         ),
         verdicts=True,
@@ -100,7 +101,10 @@ def _of_wheel(run: Run, title: str, size: int, wheel: tuple[Path, str, str]) -> 
         against=INFLATE,
         aims={"facts": MEMORY},
         noted="result",
-        notes=("Inflating is done by one thread.", "Times are without Python's start; the peak is that of the whole process."),
+        notes=(
+            "Inflating is done by one thread.",
+            "Times are without Python's start; the peak is that of the whole process.",
+        ),
     )
 
 

@@ -85,7 +85,7 @@ def _library(path: Path) -> dict[str, object]:
     with path.open("rb") as stream:
         facts = library_facts(stream, path.name)
     assert facts is not None
-    return {"code": [*facts.gpu.sass, *(f"PTX {architecture}" for architecture, _ in facts.gpu.ptx)]}
+    return {"code": [*facts.gpu.sass, *(f"PTX {architecture} of {version}" for architecture, version in facts.gpu.ptx)]}
 
 
 def _wheel(filename: str, sha256: str, *, name: str = "") -> Artifact:
