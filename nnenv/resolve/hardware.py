@@ -227,13 +227,15 @@ class CudaRules:
                     why=f"has no code for compute capability {capability}",
                     evidence=(f"{coverage.library} has {_shown(codes[coverage.library])}",),
                 )
-            floor = ptx_driver(coverage)
-            if floor and self.target.driver and older(self.target.driver, floor):
-                return Objection(
-                    code="driver-too-old",
-                    why=f"has only PTX {coverage.ptx} for compute capability {capability}: that needs driver {floor}",
-                    evidence=(f"the target's hosts have driver {self.target.driver} at least",),
-                )
+            if coverage.code is Code.PTX and self.target.driver:
+                floor = ptx_driver(coverage)
+                if not floor or older(self.target.driver, floor):
+                    needed = f"driver {floor}" if floor else "a driver that nnenv does not know"
+                    return Objection(
+                        code="driver-too-old",
+                        why=f"has only PTX {coverage.ptx} for compute capability {capability}: that needs {needed}",
+                        evidence=(f"the target's hosts have driver {self.target.driver} at least",),
+                    )
         return None
 
 
@@ -337,7 +339,7 @@ def gpu_code(distribution: str, libraries: Sequence[ElfFacts]) -> Mapping[str, G
 
 
 def ptx_driver(coverage: LibraryCoverage) -> str:
-    """The oldest driver that translates the PTX by which a capability is covered; "" if it is not by PTX."""
+    """The oldest driver that translates the PTX by which a capability is covered; "" if none is known, or needed."""
     if coverage.code is not Code.PTX:
         return ""
     cuda = compat.cuda_of_ptx(coverage.ptx)

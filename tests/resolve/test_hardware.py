@@ -283,3 +283,19 @@ def test_what_the_lock_says_of_the_hardware() -> None:
     assert (lock.cuda, lock.cudnn, lock.driver) == ("12.9.1", "9.28.0.42", "570")
     assert "only PTX 8.7 for compute capability 12.0" in lock.driver_reason
     assert lock.capabilities == (("8.0", "sass"), ("12.0", "ptx 8.7"))
+
+
+def test_ptx_that_no_known_driver_translates() -> None:
+    """Newer than the table: a promise about the hosts cannot be held against it, so it is refused."""
+    code = {"onnxruntime-gpu 1.31.1": ("libonnxruntime_providers_cuda.so", GpuCode(ptx=(("75", "99.0"),)))}
+    target = GpuTarget(name="gpu", machine="x86_64", cuda="==13.*", capabilities=("9.0",), driver="600")
+    world = World()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CODE, "onnxruntime-gpu 1.31.1", code["onnxruntime-gpu 1.31.1"])  # type: ignore[arg-type]
+        rules = CudaRules(target, Variants(), world, refused={}, missing={})
+        catalog = TextCatalog(WHEELS)
+        (record,) = catalog.project("onnxruntime-gpu").wheels_of("1.31.1")
+        judgement = rules.judge(record, catalog.metadata(record), [])
+    assert judgement.objection is not None
+    assert judgement.objection.code == "driver-too-old"
+    assert "does not know" in judgement.objection.why
