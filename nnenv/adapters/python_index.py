@@ -12,18 +12,25 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from nnenv.adapters.http import Http, RangeResult, host_of
+from nnenv.adapters.http import Http, host_of
 from nnenv.adapters.pip_config import IndexConfiguration
 from nnenv.adapters.store import Store
-from nnenv.adapters.wheel_ranges import read_directory, read_outline
+from nnenv.adapters.wheel_ranges import (
+    Ends,
+    ReadPart,
+    file_parts,
+    read_directory,
+    read_metadata_member,
+    read_outline,
+)
 from nnenv.errors import NnenvError
 from nnenv.formats.core_metadata import CoreMetadata, normal_name, read_metadata
 from nnenv.formats.packed_page import FORMAT, PackedPage, pack, pack_files
@@ -37,7 +44,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from nnenv.adapters.http import Response
-    from nnenv.formats.zip_gate import CentralEntry
 
 PAGE_LIMIT: Final = 64 << 20
 """Bytes of one index page at most; the largest seen is 20 MB."""
@@ -170,6 +176,7 @@ class PythonIndexes:
         self._userinfo = dict(_userinfo(source.url) for source in (*self.sources, *self.bound.values()))
         self._mutex = threading.RLock()  # an answer that is there at once is counted within the question
         self._answers: dict[tuple[str, str], Future[Any]] = {}
+        self._ends = Ends()
         self._sizes: dict[str, int] = {}
         self._without_metadata_files: set[str] = set()
         self._projects: dict[str, IndexProject] = {}
@@ -244,13 +251,12 @@ class PythonIndexes:
         sha256 = Sha256(record.sha256)
         if not self.store.contains(sha256):
             file = self._file(record)
-            read = partial(self.http.get_range, self._open_address(file.url))
-            outline = read_outline(read, probes, record.filename)
+            outline = read_outline(self._parts(file), probes, record.filename)
             if outline is not None:
                 return outline
             self._into_store(file, sha256, record.size)
         with self.store.open(sha256) as stream:
-            outline = read_outline(partial(_part_of, stream), probes, record.filename)
+            outline = read_outline(file_parts(stream), probes, record.filename)
         assert outline is not None, record.filename
         return outline
 
@@ -483,24 +489,15 @@ class PythonIndexes:
         return _checked_metadata(response.body, file)
 
     def _from_tail(self, file: IndexFile) -> bytes | None:
-        found = read_directory(partial(self.http.get_range, self._open_address(file.url)), file.filename)
+        read = self._parts(file)
+        found = read_directory(read, file.filename)
         if found is None:
             return None
         directory, self._sizes[file.filename] = found
-        return self._member(file, directory)
+        return read_metadata_member(read, directory, file.filename)
 
-    def _member(self, file: IndexFile, directory: Sequence[CentralEntry]) -> bytes | None:
-        """METADATA out of the zip at `file`; None where it is not there once, which the whole wheel's gate explains."""
-        from nnenv.formats.zip_gate import member_from_range
-
-        entries = [
-            entry for entry in directory if entry.name.count("/") == 1 and entry.name.endswith(".dist-info/METADATA")
-        ]
-        if len(entries) != 1:
-            return None
-        entry = entries[0]
-        part = self.http.get_range(self._open_address(file.url), entry.header_offset, entry.end_offset)
-        return None if part is None else member_from_range(part.data, entry, file.filename)
+    def _parts(self, file: IndexFile) -> ReadPart:
+        return self._ends.reading(file.url, partial(self.http.get_range, self._open_address(file.url)))
 
     def _from_store(self, record: WheelRecord) -> bytes:
         from nnenv.formats.wheel import read_wheel
@@ -527,14 +524,6 @@ _OUTLINES: Final = "wheel-outline-1"
 
 _PAGES: Final = f"index-page-{FORMAT}"
 """Kind of the store's records: one of another form is never read as one of this."""
-
-
-def _part_of(stream: BinaryIO, start: int, end: int | None = None) -> RangeResult:
-    """As `Http.get_range`, of a file at hand."""
-    total = stream.seek(0, 2)
-    begin = max(0, total + start) if start < 0 else start
-    stream.seek(begin)
-    return RangeResult(data=stream.read((total if end is None else end) - begin), start=begin, total=total)
 
 
 def _key(url: str) -> str:

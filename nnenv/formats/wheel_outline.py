@@ -6,7 +6,7 @@ import ast
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,11 @@ from nnenv.spec.gpu import WheelFile, WheelOutline
 TEXT_LIMIT: Final = 256 << 10
 """Bytes of a member that states something; the largest seen has 3 kB."""
 
-_VERSION: Final = re.compile(r"[0-9]+(?:\.[0-9]+)*")
+_VERSION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)*)(?:\.x)?")
+"""A version; CuPy leaves its end open, `12.x`."""
+_ASSIGNMENT: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:[ \t]*:[^=\n]*)?[ \t]*=(?!=)[ \t]*([^\n\\]{1,4096})")
+_PAIRS: Final = re.compile(r"collections\.OrderedDict\((.*)\)")
+"""How TensorFlow writes a dictionary, with its pairs in a list."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +54,10 @@ NO_PROBES: Final = Probes(statements=(), libraries=())
 
 def stated(statement: Statement, text: bytes) -> tuple[str, str]:
     """(CUDA, cuDNN) as a member states them; what is missing or not understood is empty, never guessed."""
-    values = _json(text) if statement.reads == "json" else _assignments(text)
+    if len(text) > TEXT_LIMIT:
+        return "", ""
+    names = (statement.cuda, statement.cudnn)
+    values = _json(text) if statement.reads == "json" else _assignments(text, {name.split(".")[0] for name in names})
     return _version(values, statement.cuda), _version(values, statement.cudnn)
 
 
@@ -62,41 +69,41 @@ def _json(text: bytes) -> Mapping[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _assignments(text: bytes) -> Mapping[str, Any]:
-    """Name -> value of each `name = literal` at the top of a module; the module is parsed, not run."""
-    try:
-        module = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return {}
+def _assignments(text: bytes, names: Collection[str]) -> Mapping[str, Any]:
+    """Name -> value of each line `name = literal` of a module, of these names; the last line of a name counts.
+
+    Lines are read one by one rather than by Python's parser, whose grammar is another in each Python.
+    """
     values: dict[str, Any] = {}
-    for statement in module.body:
-        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
-        value = getattr(statement, "value", None)
-        if isinstance(target, ast.Name) and isinstance(value, ast.expr):
-            try:
-                values[target.id] = _literal(value)
-            except (ValueError, TypeError, RecursionError, MemoryError):
-                values.pop(target.id, None)
+    for line in text.decode("utf-8", "replace").splitlines():
+        match = _ASSIGNMENT.fullmatch(line)
+        if match is not None and match[1] in names:
+            values[match[1]] = _literal(match[2])
     return values
 
 
-def _literal(value: ast.expr) -> object:
-    """What a literal means; TensorFlow writes its dictionary as `collections.OrderedDict([(key, value), …])`."""
-    if isinstance(value, ast.Call) and len(value.args) == 1 and not value.keywords:
-        return dict(ast.literal_eval(value.args[0]))
-    return ast.literal_eval(value)
+def _literal(text: str) -> object:
+    """What a literal means; None for whatever else."""
+    pairs = _PAIRS.fullmatch(text.rstrip())
+    try:
+        return dict(ast.literal_eval(pairs[1])) if pairs is not None else ast.literal_eval(text)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        return None
 
 
 def _version(values: Mapping[str, Any], name: str) -> str:
     found: object = values
     for part in name.split(".") if name else ():
         found = found.get(part) if isinstance(found, Mapping) else None
-    return found if isinstance(found, str) and _VERSION.fullmatch(found) else ""
+    match = _VERSION.fullmatch(found) if isinstance(found, str) else None
+    return match[1] if match is not None else ""
 
 
 _SONAME: Final = re.compile(rb"lib[A-Za-z0-9_+.-]+\.so(?:\.[0-9]+)+")
 _NOT_TEXT: Final = re.compile(rb"[^\x00\x20-\x7e]")
 _EVERYONE_NEEDS: Final = b"\0libc.so.6\0"
+_MOST_NEEDED: Final = 256
+"""Libraries that one library may name; the most seen are 21."""
 
 
 def libraries_named(head: bytes) -> tuple[str, ...] | None:
@@ -112,7 +119,8 @@ def libraries_named(head: bytes) -> tuple[str, ...] | None:
     end = _NOT_TEXT.search(head, place)
     begin = max((match.end() for match in _NOT_TEXT.finditer(head, max(0, place - TEXT_LIMIT), place)), default=0)
     strings = head[begin : end.start() if end else len(head)].split(b"\0")
-    return tuple(sorted({text.decode() for text in strings if _SONAME.fullmatch(text)}))
+    sonames = {text.decode() for text in strings if _SONAME.fullmatch(text)}
+    return tuple(sorted(sonames)) if len(sonames) <= _MOST_NEEDED else None
 
 
 def pack_outline(outline: WheelOutline) -> bytes:

@@ -49,6 +49,7 @@ _CENTRAL_LIMIT = 32 << 20
 _MEMBER_LIMIT = 100_000
 _BOMB_SIZE = 64 << 20
 _BOMB_RATIO = 50
+_HEAD_LIMIT = 32 << 20
 _TAIL = 128 << 10
 
 
@@ -149,16 +150,17 @@ def member_from_range(data: bytes, entry: CentralEntry, what: str) -> bytes:
 
 def member_head(data: bytes, entry: CentralEntry, what: str) -> bytes:
     """The beginning of `entry`'s content, as far as `data` goes, which begins at the local header; nothing is checked
-    but the local header, since the checksum is of the whole. Raises `wheel-refused`.
+    but the local header, since the checksum is of the whole. At most 32 MiB. Raises `wheel-refused`.
     """
     if len(data) < _LOCAL.size + _LONGEST_LOCAL and len(data) < entry.end_offset - entry.header_offset:
         raise _refused(what, entry.name, "the bytes received end before the member's content")
     member = _member(data, entry, what)
     compressed = data[member.data_offset - entry.header_offset :][: member.compressed_size]
-    if member.method == STORED:
-        return compressed
+    length = min(member.size, _HEAD_LIMIT)
+    if member.method == STORED or not length:
+        return compressed[:length]
     try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(compressed, member.size + 1)[: member.size]
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(compressed, length)
     except zlib.error as error:
         raise _refused(what, entry.name, f"its deflate stream is broken ({error})") from None
 

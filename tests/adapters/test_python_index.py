@@ -189,8 +189,6 @@ def test_without_metadata_files_the_tail_of_the_zip_is_read(server: FlakyServer,
     assert asked_for_wheel(server) == [
         "demo-1-py3-none-any.whl.metadata whole",
         "demo-1-py3-none-any.whl range",
-        "demo-1-py3-none-any.whl range",
-        "bb-2-py3-none-any.whl range",
         "bb-2-py3-none-any.whl range",
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nnenv.formats.wheel_outline import Statement, libraries_named, pack_outline, stated, unpack_outline
+from nnenv.formats.wheel_outline import TEXT_LIMIT, Statement, libraries_named, pack_outline, stated, unpack_outline
 from nnenv.spec.gpu import WheelFile, WheelOutline
 
 
@@ -22,7 +22,20 @@ def statement(reads: str = "assignments", cuda: str = "cuda", cudnn: str = "") -
         (b"cuda = f()\n", ""),
         (b"cuda = '12.4'\ncuda = open('/etc/passwd').read()\n", ""),
         (b"if True:\n    cuda = '12.4'\n", ""),
-        (b"cuda = '12.x'\n", ""),
+        (b"cuda = '12.x'\n", "12"),
+        (b"cuda = '12.x.1'\n", ""),
+        (b"cuda = 'x'\n", ""),
+        (b"cuda: str|None='13.2'  # of the toolkit\r\n", "13.2"),
+        (b"cuda == '12.4'\n", ""),
+        (b"cuda += '12.4'\n", ""),
+        (b"cuda.version = '12.4'\n", ""),
+        (b"cuda = '12.4'; import os\n", ""),
+        (b"cuda = '12.\\x34'\n", ""),
+        (b"cuda = f'12.4'\n", ""),
+        (b"cuda = '12.' + '4'\n", ""),
+        (b"type X = int\nmatch x:\n case t't': pass\ncuda = '12.4'\n", "12.4"),
+        (b"cuda = " + b"-" * 4000 + b"1\n", ""),
+        (b"cuda = '12.4'" + b" " * 5000 + b"\n", ""),
         (b"cuda = 12.4\n", ""),
         (b"cuda = (\n", ""),
         (b"cuda = " + b"(" * 5000, ""),
@@ -40,9 +53,30 @@ def test_dictionaries() -> None:
     text = b"import collections\nb = collections.OrderedDict([('cuda_version', '12.5.1'), ('cudnn_version', '9')])\n"
     assert stated(statement(cuda="b.cuda_version", cudnn="b.cudnn_version"), text) == ("12.5.1", "9")
     assert stated(statement(cuda="b.cuda_version.x", cudnn="c.d"), text) == ("", "")
+    assert stated(statement(cuda="b.cuda"), b"b = {'cuda': '12.5'}\n") == ("12.5", "")
+    assert stated(statement(cuda="b.cuda"), b"b = os.system([('cuda', '12.5')])\n") == ("", "")
 
 
-@pytest.mark.parametrize(("text", "found"), [(b'{"cuda": "12.1"}', "12.1"), (b"[]", ""), (b"{", ""), (b"[" * 9999, "")])
+def test_a_member_that_is_too_large() -> None:
+    """No more is read than any honest wheel has."""
+    line = b"cuda = '12.4'\n"
+    assert stated(statement(), b"#" * (TEXT_LIMIT - len(line) - 1) + b"\n" + line) == ("12.4", "")
+    assert stated(statement(), b"#" * (TEXT_LIMIT - len(line)) + b"\n" + line) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b'{"cuda": "12.1"}', "12.1"),
+        (b'{"cuda": "12.x"}', "12"),
+        (b'{"cuda": 12}', ""),
+        (b"[]", ""),
+        (b"{", ""),
+        (b"[" * 99999, ""),
+        (b'{"cuda":' * 9999, ""),
+        (b"\xff\xff", ""),
+    ],
+)
 def test_json(text: bytes, found: str) -> None:
     """An object with the key, or nothing."""
     assert stated(statement("json"), text) == (found, "")
@@ -61,6 +95,12 @@ def test_libraries_are_named_in_the_string_table() -> None:
 def test_a_head_that_is_too_short(head: bytes) -> None:
     """No ELF file, or one whose table lies further behind: more must be read."""
     assert libraries_named(head) is None
+
+
+def test_a_table_that_names_too_many_libraries() -> None:
+    """No CUDA library names hundreds; one that does is not understood."""
+    names = b"".join(b"lib%d.so.1\0" % number for number in range(300))
+    assert libraries_named(b"\x7fELF\x80\0libc.so.6\0" + names) is None
 
 
 def test_an_outline_comes_back() -> None:
