@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Final
 
 CODES: Final[dict[str, str]] = {
-    "accelerator-unsupported": "An image for an accelerator, which this version locks but does not build.",
     "archive-refused": "A .deb (ar, tar or compression layer) breaks a rule of the strict gate.",
     "case-invalid": "An inference test case cannot be read or does not fit its model.",
     "changed-meanwhile": "A file changed on disk between nnenv's reading and writing it.",

@@ -26,7 +26,7 @@ TAR: Final = "application/vnd.oci.image.layer.v1.tar"
 TAR_GZIP: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 EPOCH: Final = 315532800
-"""1980-01-01T00:00:00Z, the one mtime of recipe 1: no earlier, because zip files inside the image could not say it;
+"""1980-01-01T00:00:00Z, the one mtime of all recipes: no earlier, because zip files inside the image could not say it;
 constant, so that a layer stays equal when the lock moves."""
 
 _CHUNK: Final = 1 << 20

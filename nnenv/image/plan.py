@@ -12,7 +12,7 @@ from typing import Final
 from nnenv.spec.artifact import Artifact, Sha256
 from nnenv.spec.lockfile import Lockfile, TargetLock
 
-RECIPE: Final = 1
+RECIPE: Final = 2
 """Version of the rules that turn a lock into bytes: changes whenever any byte of any image would."""
 
 OWN_LAYER: Final = 8 << 20

@@ -10,7 +10,7 @@ import base64
 import csv
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import BinaryIO, Final
 
 from nnenv.formats.wheel import EntryPoint, WheelContents, check_digest, hasher
@@ -31,10 +31,18 @@ _REPLACED: Final = frozenset({"RECORD", "RECORD.jws", "RECORD.p7s", "INSTALLER",
 """Files of `.dist-info` that tell about one installation (or sign its RECORD), so the wheel's own are left out."""
 
 
-def place(wheel: WheelContents, *, sha256: Sha256, stream: BinaryIO, python: str) -> tuple[Entry, ...]:
+def place(
+    wheel: WheelContents,
+    *,
+    sha256: Sha256,
+    stream: BinaryIO,
+    python: str,
+    leaves_out: Callable[[str], bool] = lambda path: False,
+) -> tuple[Entry, ...]:
     """The files that installing the wheel into the image's virtual environment gives, sorted by path.
 
     `sha256` names the wheel in the store, `stream` reads it, `python` is the image's version (`3.11` or longer).
+    What `leaves_out` says of a path in the image is left out, and RECORD does not name it.
     Directories are left to `tree.compose`. Only scripts that begin with `#!python` are read; other contents are
     checked by whoever makes the layer. Bytecode in the wheel is dropped, ours has a layer of its own.
     Raises `wheel-refused` for a script that is not what RECORD states.
@@ -42,7 +50,7 @@ def place(wheel: WheelContents, *, sha256: Sha256, stream: BinaryIO, python: str
     placed = [
         _placed(member, path, wheel, sha256, stream)
         for member in wheel.members
-        if (path := destination(member.name, wheel, python)) is not None
+        if (path := destination(member.name, wheel, python)) is not None and not leaves_out(path)
     ]
     placed += [
         Entry(

@@ -145,6 +145,12 @@ def capability_of_gpu(name: str) -> str | None:
 
 
 @cache
+def gpu_capabilities() -> tuple[str, ...]:
+    """The compute capabilities of the GPUs that are known by name, by number."""
+    return tuple(sorted({row["capability"] for row in rows("gpus")}, key=numbers))
+
+
+@cache
 def tegra_capabilities() -> frozenset[str]:
     """Compute capabilities of Tegra chips."""
     return frozenset(row["capability"] for row in rows("tegra"))
@@ -220,6 +226,16 @@ def lazy_sonames(distribution: str, version: str) -> tuple[str, ...]:
     """Libraries that a release loads by name, sorted; no DT_NEEDED tells of them, and they must be there."""
     found = [row for row in _of("lazy-sonames", distribution) if _is_in(version, row["versions"])]
     return tuple(sorted({soname for row in found for soname in row["sonames"]}))
+
+
+def loads_by_name() -> dict[str, tuple[str, ...]]:
+    """Pattern of sonames -> patterns of the CUDA libraries that such a library loads by name; others are unknown."""
+    return {row["library"]: tuple(row["loads"]) for row in rows("loads-by-name")}
+
+
+def uses_headers(distribution: str) -> bool:
+    """Whether it may compile against the headers in CUDA's wheels when it runs."""
+    return any(True for _ in _of("headers-at-runtime", distribution))
 
 
 def always_loaded(distribution: str, library: str) -> bool:

@@ -112,7 +112,7 @@ def gpu_lock(target: GpuTarget, versions: Versions, facts: Facts) -> GpuLock:
         cudnn=next((versions[name] for name in sorted(versions) if name.startswith("nvidia-cudnn-cu")), ""),
         driver=driver,
         driver_reason=reason,
-        capabilities=tuple((one, _how(codes.values(), one)) for one in target.capabilities),
+        capabilities=tuple((one, _how(codes.values(), one)) for one in target.capabilities or _covered(codes)),
         lazy=tuple(sorted(_lazy(versions, major))),
         driver_sonames=tuple(sorted(needed & compat.driver_sonames())),
     )
@@ -157,6 +157,17 @@ def _floors(
             driver = ptx_driver(coverage)
             if driver:
                 yield driver, f"{name} {versions[name]} has only PTX {coverage.ptx} for compute capability {capability}"
+
+
+def _covered(codes: Mapping[str, Mapping[str, GpuCode]]) -> tuple[str, ...]:
+    """The compute capabilities of NVIDIA's GPUs that everything has code for, where the target declares none."""
+    if not codes:
+        return ()
+    return tuple(
+        capability
+        for capability in compat.gpu_capabilities()
+        if all(cover_all(code, capability).code is not Code.NONE for code in codes.values())
+    )
 
 
 def _how(codes: Iterable[Mapping[str, GpuCode]], capability: str) -> str:

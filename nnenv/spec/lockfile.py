@@ -128,7 +128,8 @@ class GpuLock:
     driver_reason: str = field(metadata={"absent": True})
     """What sets that floor."""
     capabilities: tuple[tuple[str, str], ...] = field(default=())
-    """(compute capability, how the weakest library covers it) of the declared ones: `sass`, or `ptx 8.4`."""
+    """(compute capability, how the weakest library covers it) of the declared ones, or of
+    all known ones that every library has code for: `sass`, or `ptx 8.4`."""
     lazy: tuple[tuple[str, str], ...] = field(default=())
     """(soname, distribution that holds it) of the libraries that a framework loads by name."""
     driver_sonames: tuple[str, ...] = field(default=())

@@ -194,6 +194,9 @@ class ImageSpec:
     """Files and directories of the project to put into the image: its path there, by path in the project."""
     shell: bool = field(default=False, metadata={"schema": {"type": "boolean"}})
     """Whether the image holds a shell."""
+    trim: bool | None = field(default=None, metadata={"schema": {"type": "boolean"}})
+    """Whether CUDA's wheels are trimmed: false keeps all of them, true leaves out headers, static libraries and the
+    libraries that nothing needs; left out, headers and static libraries alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -272,7 +275,7 @@ def required_by(manifest: Manifest, target: TargetSpec) -> Requires:
 def meaning(manifest: Manifest) -> dict[str, object]:
     """What the lock depends on, as plain values with defaults applied: equal when two manifests mean the same.
 
-    Keys are those of `model.toml`. What is empty or false is left out, so that a lock does not go stale when a later
+    Keys are those of `model.toml`. What is empty or not set is left out, so that a lock does not go stale when a later
     nnenv knows one key more. No positions, and no addresses of indexes: the same lock may come from a mirror.
     """
     everything: dict[str, object] = {
@@ -293,7 +296,7 @@ def meaning(manifest: Manifest) -> dict[str, object]:
 
 def _without_empty(values: Mapping[str, object]) -> dict[str, object]:
     pruned = {name: _without_empty(value) if isinstance(value, Mapping) else value for name, value in values.items()}
-    return {name: value for name, value in pruned.items() if value not in ("", [], {}, False) or type(value) is float}
+    return {name: value for name, value in pruned.items() if value not in ("", [], {}, None)}
 
 
 def _project(project: Project) -> dict[str, object]:
@@ -337,7 +340,8 @@ def _image(image: ImageSpec) -> dict[str, object]:
         "workdir": image.workdir,
         "labels": dict(image.labels),
         "files": dict(image.files),
-        "shell": image.shell,
+        "shell": image.shell or None,
+        "trim": image.trim,
     }
 
 

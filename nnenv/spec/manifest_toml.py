@@ -160,7 +160,8 @@ def _image(table: _Table) -> ImageSpec:
         workdir=table.string("workdir", _image_path, default="/"),
         labels=table.pairs("labels", _label, _one_line),
         files=table.pairs("files", _image_source, _image_destination),
-        shell=table.boolean("shell", default=False),
+        shell=bool(table.boolean("shell")),
+        trim=table.boolean("trim"),
     )
     table.close()
     return image
@@ -677,10 +678,9 @@ class _Table:
             spelled[name_text] = value_text
         return tuple(sorted(spelled.items()))
 
-    def boolean(self, key: str, *, default: bool) -> bool:
-        """The boolean at `key`, or `default`."""
-        value = self._get(key, bool, "true or false")
-        return default if value is None else value
+    def boolean(self, key: str) -> bool | None:
+        """The boolean at `key`, if there is one."""
+        return self._get(key, bool, "true or false")
 
     def tolerance(self, key: str) -> float | None:
         """The number at `key`, from 0 and below 1; None if there is no such key."""

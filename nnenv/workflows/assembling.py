@@ -16,15 +16,17 @@ from nnenv.formats.oci import (
     image_config,
     image_manifest,
 )
+from nnenv.image.accelerator import CAPABILITIES_LABEL, runtime_environment
 from nnenv.image.archive import ImageDocuments
 from nnenv.image.layers import Layer, read_layer
-from nnenv.image.plan import RECIPE, plan_layers
+from nnenv.image.plan import RECIPE, LayerKind, LayerPlan, plan_layers
 from nnenv.image.tree import collisions, disagree
-from nnenv.spec.lockfile import ImageLock, Lockfile, TargetLock
+from nnenv.resolve import compat
+from nnenv.spec.lockfile import GpuLock, ImageLock, Lockfile, TargetLock
 from nnenv.spec.names import LOCK_NAME
 from nnenv.workflows.building import ENVIRONMENT, SELF_TEST, image_reference
 from nnenv.workflows.fetching import fetch_locked
-from nnenv.workflows.layering import LayerMaker
+from nnenv.workflows.layering import BYTECODE, LayerMaker
 from nnenv.workflows.session import Session
 
 
@@ -40,9 +42,9 @@ def assembled(
     fetch_locked(session, lockfile.artifacts_of(target), target.os)
     maker = LayerMaker(session, lockfile, target)
     plans = plan_layers(lockfile, target)
-    task = session.progress.start(f"build {target.name}", sum(a.size for p in plans for a in p.artifacts) or None)
+    task = session.progress.start(f"build {target.name}", sum(map(_work, plans)) or None)
     try:
-        layers = maker.layers(lambda plan: task.advance(sum(artifact.size for artifact in plan.artifacts)))
+        layers = maker.layers(lambda plan: task.advance(_work(plan)))
     finally:
         task.finish()
     _refuse_collisions(session, maker, layers)
@@ -50,6 +52,11 @@ def assembled(
     if target.image is not None and not accept_new_image:
         _insist_on_expected(target, target.image, documents)
     return maker, documents
+
+
+def _work(plan: LayerPlan) -> int:
+    """Bytes of artifacts that go into a layer, for the progress bar."""
+    return 0 if plan.kind in (LayerKind.OS_STATE, *BYTECODE) else sum(artifact.size for artifact in plan.artifacts)
 
 
 def read_blob(session: Session) -> Callable[[Layer], Iterator[bytes]]:
@@ -95,15 +102,28 @@ def _execution(maker: LayerMaker) -> Execution:
         "org.opencontainers.image.title": str(project["name"]),
         "org.opencontainers.image.version": str(project["version"]),
     }
+    environment = dict(ENVIRONMENT)
+    if target.gpu is not None:
+        environment |= _gpu_environment(target.gpu)
+        labels[CAPABILITIES_LABEL] = ",".join(capability for capability, _ in target.gpu.capabilities)
     if project.get("description"):
         labels["org.opencontainers.image.description"] = str(project["description"])
     return Execution(
         entrypoint=entrypoint,
         command=command or (() if entrypoint else SELF_TEST),
-        environment={**ENVIRONMENT, **cast("dict[str, str]", image.get("env", {}))},
+        environment={**environment, **cast("dict[str, str]", image.get("env", {}))},
         user=str(image.get("user", "65532:65532")),
         working_directory=str(image.get("workdir", "/")),
         labels={**labels, **cast("dict[str, str]", image.get("labels", {}))},
+    )
+
+
+def _gpu_environment(gpu: GpuLock) -> dict[str, str]:
+    """What the image tells the container runtime: the driver's floor as the CUDA release that it brings."""
+    capabilities = [compat.driver_capability(soname) for soname in gpu.driver_sonames]
+    return runtime_environment(
+        cuda=(compat.newest_cuda(gpu.driver) or "") if gpu.driver else "",
+        capabilities=[capability for capability in capabilities if capability],
     )
 
 

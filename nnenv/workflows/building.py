@@ -41,7 +41,8 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
 }
 """Of every image, under what model.toml adds: hubs stay offline, because everything needed is inside."""
 
-_RECORD: Final = "image"
+_RECORD: Final = "image-2"
+"""Kind of the store's records: files and bytes left out, then the objects of the layers."""
 
 SELF_TEST: Final = ("/opt/nnenv/bin/python3", f"/{SHARE}/harness.py")
 """The image's default command: the standard inference test."""
@@ -82,6 +83,8 @@ class Built:
     """Whether the lock already held this image's digest; False after a first build."""
     delivered: tuple[str, ...] = ()
     """Where it went, one line each."""
+    left_out: tuple[int, int] = (0, 0)
+    """(files, bytes) of CUDA's wheels that the image does without."""
 
 
 def checked_lock(session: Session, *, frozen: bool) -> Lockfile:
@@ -122,6 +125,7 @@ def build_targets(
                 image=making.image,
                 expected=expected,
                 delivered=tuple(delivered),
+                left_out=making.left_out,
             )
         )
     return built
@@ -132,19 +136,10 @@ def assemble(
 ) -> tuple[LayerMaker, ImageDocuments]:
     """The target's image from the store, fetching what is missing; no engine is touched.
 
-    Raises NnenvError `image-mismatch`, naming the layer, if it is not the image that the lock expects, and
-    `accelerator-unsupported` for a target with an accelerator.
+    Raises NnenvError `image-mismatch`, naming the layer, if it is not the image that the lock expects.
     """
     from nnenv.workflows.assembling import assembled
 
-    if target.gpu is not None:
-        raise NnenvError(
-            "accelerator-unsupported",
-            f"target {target.name} has an accelerator: this version of nnenv locks it, and does not build it yet",
-            where=f"targets.{target.name}",
-            because=["an image without what NVIDIA's container runtime looks for would run on the CPU, silently"],
-            fix=["name the targets to build: --target cpu"],
-        )
     return assembled(session, lockfile, target, accept_new_image=accept_new_image)
 
 
@@ -164,6 +159,7 @@ class _Making:
         self._target = target
         self._accept_new_image = accept_new_image
         self._documents: ImageDocuments | None = None
+        self.left_out = (0, 0)
         self.image = self._known() or self._assembled_image()
 
     def deliver(self, output: Output) -> str:
@@ -199,8 +195,13 @@ class _Making:
             return None
         store = self._session.store
         objects = store.load(_RECORD, self._key(image))
-        if objects is None or not all(store.contains(Sha256(name)) for name in objects.decode().split()):
+        if objects is None:
             return None
+        counts, *names = objects.decode().split()
+        if not all(store.contains(Sha256(name)) for name in names):
+            return None
+        files, _, size = counts.partition("/")
+        self.left_out = int(files), int(size)
         fetch_locked(self._session, self._lockfile.artifacts_of(self._target), self._target.os)
         return image
 
@@ -208,14 +209,16 @@ class _Making:
         documents = self._assembled()
         image = _image_lock(documents)
         objects = {name: None for layer in documents.layers for name in layer.objects}
-        self._session.store.save(_RECORD, self._key(image), " ".join(objects).encode())
+        files, size = self.left_out
+        self._session.store.save(_RECORD, self._key(image), " ".join((f"{files}/{size}", *objects)).encode())
         return image
 
     def _assembled(self) -> ImageDocuments:
         if self._documents is None:
-            _, self._documents = assemble(
+            maker, self._documents = assemble(
                 self._session, self._lockfile, self._target, accept_new_image=self._accept_new_image
             )
+            self.left_out = maker.left_out()
         return self._documents
 
     def _key(self, image: ImageLock) -> str:

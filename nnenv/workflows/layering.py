@@ -6,16 +6,19 @@ A layer is remembered as digests and slices (`image.layers.Layer`), so a build t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nnenv.formats.oci import canonical_json
+from nnenv.image.accelerator import LINKER_CONFIGURATION, linked_libraries, linker_configuration
 from nnenv.image.layers import Layer, layer_from_json, layer_to_json, plain_layer, read_layer_tar, spliced_layer
 from nnenv.image.plan import RECIPE, SHARE, LayerKind, LayerPlan, model_path, plan_layers, wants_bytecode
 from nnenv.image.tree import Entry, Slice, compose, meanings
+from nnenv.image.trim import CudaLibrary, Trim, matches_any, unused_libraries
 from nnenv.spec.artifact import Artifact
 from nnenv.spec.lock_toml import write_lock
 from nnenv.spec.lockfile import CaseLock, Lockfile, ModelLock, TargetLock
@@ -27,9 +30,11 @@ if TYPE_CHECKING:
     from nnenv.verify.closure import ImageElf
     from nnenv.workflows.os_packages import OsPackages
 
-_BYTECODE: Final = (LayerKind.INTERPRETER_BYTECODE, LayerKind.WHEEL_BYTECODE)
+BYTECODE: Final = (LayerKind.INTERPRETER_BYTECODE, LayerKind.WHEEL_BYTECODE)
 HARNESS_FILES: Final = ("compare.py", "harness.py", "tensors.py", "wire.py")
 """`verify.harness.FILES`, which takes longer to import than to make a layer."""
+_COMPILER: Final = re.compile(r"(?:clang|g\+\+|gcc)(?:-[0-9]+)?\Z")
+"""Debian packages of C++ compilers, which may be there to compile CUDA code."""
 _GROUP_VERSION: Final = 2
 """Raise when the record of a compiled group changes its form."""
 
@@ -46,6 +51,7 @@ class LayerMaker:
     _keys: dict[LayerPlan, str] = field(default_factory=dict)
     _layers: dict[LayerPlan, Layer] = field(default_factory=dict)
     _compiler: Compiler | None = None
+    _trim: Trim | None = None
 
     def layers(self, advance: Callable[[LayerPlan], object] = lambda plan: None) -> tuple[Layer, ...]:
         """All layers, bottom to top.
@@ -61,7 +67,7 @@ class LayerMaker:
             with self._compiling() as compiler:
                 if any(plan.kind is LayerKind.INTERPRETER_BYTECODE for plan in missing):
                     compiler.submit(self._interpreter_group(), _sources(self._os().modules(self.target.python)))
-                for plan in sorted(missing, key=lambda plan: plan.kind in _BYTECODE):
+                for plan in sorted(missing, key=lambda plan: plan.kind in BYTECODE):
                     self.layer(plan)
                     advance(plan)
         return tuple(self._layers[plan] for plan in plans)
@@ -119,21 +125,27 @@ class LayerMaker:
 
     def elves(self) -> list[ImageElf]:
         """Every ELF file of the image, at its place."""
+        wheels = self.lockfile.wheels_of(self.target)
+        return [*self._os().elves(), *(elf for wheel in wheels for elf in self._wheel_elves(wheel))]
+
+    def _wheel_elves(self, wheel: Artifact) -> list[ImageElf]:
+        """The wheel's ELF files at their places, without what is left out."""
+        leaves_out = self._leaves_out(wheel)
+        return [elf for elf in self._all_elves_of(wheel) if not leaves_out(elf.path)]
+
+    def _all_elves_of(self, wheel: Artifact) -> list[ImageElf]:
+        """The wheel's ELF files at the places where an installer puts them."""
         from nnenv.verify.closure import ImageElf
         from nnenv.workflows.facts import wheel_facts
         from nnenv.workflows.wheel_files import wheel_places
 
-        store = self.session.store
-        found = self._os().elves()
-        for wheel in self.lockfile.wheels_of(self.target):
-            facts = wheel_facts(store, wheel)
-            places = wheel_places(store, wheel, self.target.python) if facts else {}
-            found += [
-                ImageElf(path=places[fact.path], owner=f"{wheel.name} {wheel.version}", facts=fact)
-                for fact in facts
-                if fact.path in places
-            ]
-        return found
+        facts = wheel_facts(self.session.store, wheel)
+        places = wheel_places(self.session.store, wheel, self.target.python) if facts else {}
+        return [
+            ImageElf(path=places[fact.path], owner=f"{wheel.name} {wheel.version}", facts=fact)
+            for fact in facts
+            if fact.path in places
+        ]
 
     def _os(self) -> OsPackages:
         from nnenv.workflows.os_packages import OsPackages
@@ -145,7 +157,7 @@ class LayerMaker:
     def _wheel_entries(self, wheel: Artifact) -> tuple[Entry, ...]:
         from nnenv.workflows.wheel_files import wheel_entries
 
-        return wheel_entries(self.session.store, wheel, self.target.python)
+        return wheel_entries(self.session.store, wheel, self.target.python, self._leaves_out(wheel))
 
     # Keys
 
@@ -161,7 +173,7 @@ class LayerMaker:
             case LayerKind.OS_STATE:
                 more = [self.target.os, *self._user()]
             case LayerKind.WHEELS:
-                more = self.target.python
+                more = [self.target.python, *self._trim_key(plan.artifacts)]
             case LayerKind.INTERPRETER_BYTECODE | LayerKind.WHEEL_BYTECODE:
                 more = [self.target.python, *(deb.sha256 for deb in self._interpreter_debs())]
             case LayerKind.MODEL:
@@ -252,6 +264,8 @@ class LayerMaker:
             {"target": self.target.name, "lock": hashlib.sha256(lock).hexdigest(), "models": models}
         )
         texts["etc/ld.so.cache"] = self._ld_cache()
+        if self.target.gpu is not None:
+            texts[LINKER_CONFIGURATION] = linker_configuration(self._cuda_libraries())
         return compose(
             Entry(path=path, kind="file", mode=0o644, content=text, owner="nnenv") for path, text in texts.items()
         )
@@ -280,15 +294,93 @@ class LayerMaker:
         return {"name": lock.name, **roles, "limits": dict(settings.tolerance), "axes": dict(settings.axes)}
 
     def _ld_cache_key(self) -> str:
-        return hashlib.sha256(canonical_json([RECIPE, self.target.machine, self.target.debs])).hexdigest()
+        wheels = [wheel.sha256 for wheel in self._cuda_wheels()]
+        return hashlib.sha256(canonical_json([RECIPE, self.target.machine, self.target.debs, wheels])).hexdigest()
 
     def _ld_cache(self) -> bytes:
         key = self._ld_cache_key()
         cache = self.session.store.load("ld-cache", key)
         if cache is None:
-            cache = self._os().ld_cache(self.target.machine)
+            cache = self._os().ld_cache(self.target.machine, self._cuda_libraries())
             self.session.store.save("ld-cache", key, cache)
         return cache
+
+    def _cuda_wheels(self) -> tuple[Artifact, ...]:
+        """CUDA's own libraries and tools among the wheels; none on a target without an accelerator."""
+        if self.target.gpu is None:
+            return ()
+        from nnenv.resolve.compat import is_part_of_cuda
+
+        return tuple(wheel for wheel in self.lockfile.wheels_of(self.target) if is_part_of_cuda(wheel.name))
+
+    def _cuda_libraries(self) -> dict[str, str]:
+        """Path -> soname of what the dynamic linker finds by name."""
+        from nnenv.resolve.compat import driver_sonames
+
+        elves = [elf for wheel in self._cuda_wheels() for elf in self._wheel_elves(wheel)]
+        sonames = {elf.path: elf.facts.soname for elf in elves if elf.facts.machine == self.target.machine}
+        return linked_libraries(sonames, driver_sonames())
+
+    # What is left out
+
+    def left_out(self) -> tuple[int, int]:
+        """(files, bytes) of CUDA's wheels that the image does without."""
+        from nnenv.workflows.wheel_files import wheel_sizes
+
+        sizes = [
+            size
+            for wheel in self._cuda_wheels()
+            for path, size in wheel_sizes(self.session.store, wheel, self.target.python).items()
+            if self._leaves_out(wheel)(path)
+        ]
+        return len(sizes), sum(sizes)
+
+    def _leaves_out(self, wheel: Artifact) -> Callable[[str], bool]:
+        """Whether a path of the wheel stays out of the image."""
+        return self._trimming().leaves_out if wheel in self._cuda_wheels() else lambda path: False
+
+    def _trim_key(self, wheels: Sequence[Artifact]) -> tuple[object, ...]:
+        """What of the trimming decides a layer of these wheels; nothing where none of them is CUDA's."""
+        if not {*wheels} & {*self._cuda_wheels()}:
+            return ()
+        trim = self._trimming()
+        return (trim.headers, *sorted(trim.unused))
+
+    def _trimming(self) -> Trim:
+        if self._trim is None:
+            image = self.lockfile.manifest.get("image", {})
+            wanted = image.get("trim") if isinstance(image, Mapping) else None
+            self._trim = Trim(
+                headers=wanted is not False and not self._uses_headers(),
+                unused=self._unused_libraries() if wanted else frozenset(),
+            )
+        return self._trim
+
+    def _uses_headers(self) -> bool:
+        """Whether anything in the image may compile CUDA C++."""
+        from nnenv.resolve.compat import uses_headers
+
+        wheels, debs = self.lockfile.wheels_of(self.target), self.lockfile.debs_of(self.target)
+        return any(uses_headers(wheel.name) for wheel in wheels) or any(_COMPILER.match(deb.name) for deb in debs)
+
+    def _unused_libraries(self) -> frozenset[str]:
+        """Paths of those of CUDA's libraries that nothing in the image needs or loads by name."""
+        from nnenv.resolve.compat import loads_by_name
+
+        assert self.target.gpu is not None
+        by_name = loads_by_name()
+        known: list[ImageElf] = []
+        others = self._os().elves()
+        for wheel in self.lockfile.wheels_of(self.target):
+            for elf in self._all_elves_of(wheel):
+                is_known = wheel in self._cuda_wheels() and matches_any(elf.facts.soname, by_name)
+                (known if is_known else others).append(elf)
+        wanted = {soname for elf in others for soname in elf.facts.needed}
+        return unused_libraries(
+            [CudaLibrary(path=elf.path, soname=elf.facts.soname, needed=elf.facts.needed) for elf in known],
+            wanted | {soname for soname, _ in self.target.gpu.lazy},
+            by_name,
+        )
 
     # Bytecode
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -72,12 +72,13 @@ class OsPackages:
             for fact in deb_facts(self._store, self.unpacked(deb), deb.sha256)
         ]
 
-    def ld_cache(self, machine: str) -> bytes:
-        """The cache that ldconfig would write for the libraries (wheels find theirs by RUNPATH)."""
+    def ld_cache(self, machine: str, more: Mapping[str, str]) -> bytes:
+        """The cache that ldconfig would write for the libraries, and before them for `more` (path -> soname), as it
+        does for directories of ld.so.conf; other libraries of wheels are found by RUNPATH."""
         directories = [f"usr/lib/{TRIPLETS[machine]}", "usr/lib"]
         paths = {entry.path for entry in self.entries()}
         elves = sorted(self.elves(), key=lambda elf: elf.path)
-        entries = []
+        entries = [CacheEntry(soname=soname, path=f"/{path}", machine=machine) for path, soname in more.items()]
         for directory in directories:
             for elf in elves:
                 name = elf.facts.soname

@@ -72,8 +72,6 @@ def test_one_name_three_targets_one_lock(project: User) -> None:
     project.must("lock", "--check")
     project.must("lock", "-U", timeout=900)
     assert project.lock_path.read_bytes() == before
-    built = project.refused("build", "--target", "gpu-cuda12", "--json").json()["errors"][0]
-    assert built["code"] == "accelerator-unsupported"
 
 
 def test_a_driver_that_is_too_old(project: User) -> None:

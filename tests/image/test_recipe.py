@@ -10,10 +10,13 @@ from nnenv.verify.evaluate import harness_digest
 from nnenv.verify.harness import FILES
 from nnenv.workflows.layering import HARNESS_FILES, harness_files
 
-HARNESS = {1: "d8891c8e0c1018cf6269ce4685bc3ea31f870de3942d49744ed0ee8388ac39eb"}
+HARNESS = {
+    1: "d8891c8e0c1018cf6269ce4685bc3ea31f870de3942d49744ed0ee8388ac39eb",
+    2: "d8891c8e0c1018cf6269ce4685bc3ea31f870de3942d49744ed0ee8388ac39eb",
+}
 """Recipe -> digest of the harness that its images hold."""
 
-PROGRAM_DIGEST = {1: "b5bf70329f943c65224994b5a6dedde9d7e6a6c25907efce8e585abd3557252e"}
+PROGRAM_DIGEST = dict.fromkeys((1, 2), "b5bf70329f943c65224994b5a6dedde9d7e6a6c25907efce8e585abd3557252e")
 """Recipe -> digest of the program that compiles its bytecode."""
 
 

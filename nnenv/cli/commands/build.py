@@ -67,6 +67,7 @@ def build_json(built: Sequence[Built]) -> dict[str, Any]:
                     {"title": layer.title, "digest": f"sha256:{layer.digest}", "bytes": layer.size}
                     for layer in image.image.layers
                 ],
+                "left_out": {"files": image.left_out[0], "bytes": image.left_out[1]},
                 "delivered": list(image.delivered),
             }
             for image in built
@@ -87,5 +88,8 @@ def build_text(built: Sequence[Built], palette: Palette, seconds: float) -> str:
         places = image.delivered or ("the store only (no Docker engine answers; --output oci:FILE writes a tar)",)
         text += f"{palette('bold', image.target)}\n"
         text += f"  manifest  sha256:{image.image.manifest}\n  image ID  sha256:{image.image.config}\n"
+        files, unpacked = image.left_out
+        if files:
+            text += f"  left out  {counted(files, 'file')} of CUDA that nothing here needs, {bytes_text(unpacked)}\n"
         text += "".join(f"  in        {place}\n" for place in places)
     return f"{text}built {counted(len(built), 'image')} {took(seconds)}\n"
