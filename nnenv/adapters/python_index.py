@@ -519,7 +519,7 @@ class PythonIndexes:
         return replace(record, sha256=sha256, size=size)
 
 
-_OUTLINES: Final = "wheel-outline-1"
+_OUTLINES: Final = "wheel-outline-2"
 """Kind of the store's records, by the wheel's sha256 and the probes; the number moves with the way of reading."""
 
 _PAGES: Final = f"index-page-{FORMAT}"

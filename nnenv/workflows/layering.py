@@ -6,6 +6,7 @@ A layer is remembered as digests and slices (`image.layers.Layer`), so a build t
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 BYTECODE: Final = (LayerKind.INTERPRETER_BYTECODE, LayerKind.WHEEL_BYTECODE)
 HARNESS_FILES: Final = ("compare.py", "harness.py", "tensors.py", "wire.py")
 """`verify.harness.FILES`, which takes longer to import than to make a layer."""
+_THREADS: Final = min(4, os.cpu_count() or 1)
+"""Layers of wheels made at once."""
 _COMPILER: Final = re.compile(r"(?:clang|g\+\+|gcc)(?:-[0-9]+)?\Z")
 """Debian packages of C++ compilers, which may be there to compile CUDA code."""
 _GROUP_VERSION: Final = 2
@@ -56,7 +59,8 @@ class LayerMaker:
     def layers(self, advance: Callable[[LayerPlan], object] = lambda plan: None) -> tuple[Layer, ...]:
         """All layers, bottom to top.
 
-        Bytecode is compiled in the background while the other layers are made, so its layers come last.
+        Those of wheels are made several at once: inflating and digesting leave the interpreter's lock alone.
+        Bytecode is compiled in the background meanwhile, so its layers come last.
         """
         plans = plan_layers(self.lockfile, self.target)
         missing = [plan for plan in plans if not self._is_remembered(plan)]
@@ -67,10 +71,27 @@ class LayerMaker:
             with self._compiling() as compiler:
                 if any(plan.kind is LayerKind.INTERPRETER_BYTECODE for plan in missing):
                     compiler.submit(self._interpreter_group(), _sources(self._os().modules(self.target.python)))
-                for plan in sorted(missing, key=lambda plan: plan.kind in BYTECODE):
+                self._make_wheel_layers([plan for plan in missing if plan.kind is LayerKind.WHEELS], advance)
+                others = [plan for plan in missing if plan.kind is not LayerKind.WHEELS]
+                for plan in sorted(others, key=lambda plan: plan.kind in BYTECODE):
                     self.layer(plan)
                     advance(plan)
         return tuple(self._layers[plan] for plan in plans)
+
+    def _make_wheel_layers(self, plans: Sequence[LayerPlan], advance: Callable[[LayerPlan], object]) -> None:
+        """Make these layers, the largest first, so that no thread is left alone with one in the end."""
+        from concurrent.futures import ThreadPoolExecutor, as_completed
+
+        self._trimming()  # once, before the threads ask for it
+        size = {plan: sum(artifact.size for artifact in plan.artifacts) for plan in plans}
+        pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="layer")
+        try:
+            making = {pool.submit(self.layer, plan): plan for plan in sorted(plans, key=lambda plan: -size[plan])}
+            for made in as_completed(making):
+                made.result()
+                advance(making[made])
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def layer(self, plan: LayerPlan) -> Layer:
         """One layer; from memory when everything that decides its bytes is the same and its objects are there."""
