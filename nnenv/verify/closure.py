@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from nnenv.spec.elf import ElfFacts
@@ -30,6 +30,20 @@ class ImageElf:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Accelerated:
+    """What is different in an image for an accelerator."""
+
+    driver: frozenset[str] = frozenset()
+    """Sonames that the host's driver brings, and the image must not."""
+    optional: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Owner -> sonames that only a feature needs which may be missing."""
+    by_name: tuple[str, ...] = ()
+    """Sonames that the linker must find by itself, whoever asks: frameworks load them by name."""
+    own: frozenset[str] = frozenset()
+    """Sonames of CUDA's wheels: it does not do that another package may have loaded one before."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ClosureReport:
     """What the static check found."""
 
@@ -41,11 +55,19 @@ class ClosureReport:
     """One sentence per library or symbol version that nothing in the image provides."""
     by_load_order: tuple[str, ...]
     """One sentence per library that is found only because another package loads it first."""
+    unreachable: tuple[str, ...] = ()
+    """One sentence per library of CUDA that is in the image, where the linker does not look."""
+    stray: tuple[str, ...] = ()
+    """One sentence per library of the driver that the linker would find in the image."""
 
     @property
     def passed(self) -> bool:
-        """True when nothing is missing and no artifact is for another machine."""
-        return not self.missing and not self.foreign
+        """True when nothing is missing or out of reach, and no artifact is for another machine."""
+        return not (self.missing or self.foreign or self.unreachable or self.stray)
+
+
+NOT_ACCELERATED: Final = Accelerated()
+"""An image for CPUs."""
 
 
 def default_directories(machine: str) -> tuple[str, ...]:
@@ -60,10 +82,12 @@ def check_closure(
     *,
     machine: str,
     directories: Iterable[str] = (),
+    accelerated: Accelerated = NOT_ACCELERATED,
 ) -> ClosureReport:
     """The verdict over all ELF files of an image.
 
-    `links` maps the path of a symbolic link to its target as written; `directories` are those of ld.so.conf.
+    `links` maps the path of a symbolic link to its target as written; `directories` are those of ld.so.conf, without
+    leading slashes.
     """
     every = tuple(elves)
     # Some wheels bring their library for several machines at once; one that brings none for ours is mislabelled.
@@ -72,20 +96,34 @@ def check_closure(
     view = _View(own, links, (*directories, *default_directories(machine)))
     missing: dict[str, None] = {}
     by_load_order: dict[str, None] = {}
+    unreachable: dict[str, None] = {}
     for elf in own:
         for soname in elf.facts.needed:
+            if soname in accelerated.driver:
+                continue
             provider, in_order = view.find(elf, soname)
             if provider is None:
-                missing[f"{soname} is needed by {elf.path} ({elf.owner}) and nothing in the image provides it"] = None
+                if soname not in accelerated.optional.get(elf.owner, ()):
+                    missing[f"{soname} is needed by {elf.path} ({elf.owner}) and nothing in the image provides it"] = (
+                        None
+                    )
                 continue
-            if not in_order:
+            if not in_order and soname in accelerated.own:
+                unreachable[f"{soname} is needed by {elf.path} ({elf.owner}) and lies in {provider.path}"] = None
+            elif not in_order:
                 by_load_order[f"{soname} for {elf.path} comes from {provider.path}, which must be loaded first"] = None
             missing.update(dict.fromkeys(_missing_versions(elf, soname, provider)))
+    for soname in accelerated.by_name:
+        if view.first(soname) is None:
+            unreachable[f"{soname} is loaded by name, and the linker does not find it"] = None
+    strays = [(soname, found) for soname in sorted(accelerated.driver) if (found := view.first(soname)) is not None]
     return ClosureReport(
         files=len(own),
         foreign=tuple(sorted(elf.path for elf in every if elf.facts.machine != machine and elf.owner not in at_home)),
         missing=tuple(sorted(missing)),
         by_load_order=tuple(sorted(by_load_order)),
+        unreachable=tuple(sorted(unreachable)),
+        stray=tuple(f"{soname} belongs to the driver, and is in {elf.path} ({elf.owner})" for soname, elf in strays),
     )
 
 
@@ -115,6 +153,11 @@ class _View:
                 self.by_name[posixpath.basename(path)] = elf
                 if elf.facts.soname:
                     self.by_name[elf.facts.soname] = elf
+
+    def first(self, soname: str) -> ImageElf | None:
+        """What ld.so finds by name alone."""
+        found = (self._at(f"{directory}/{soname}") for directory in self.directories)
+        return next((elf for elf in found if elf is not None), None)
 
     def find(self, elf: ImageElf, soname: str) -> tuple[ImageElf | None, bool]:
         """(provider or None, whether ld.so finds it without help)."""

@@ -86,8 +86,9 @@ def requests_for(
     blobs = Blobs()
     actions: list[dict[str, object]] = []
     if load is not None:
-        asked = {"imports": list(load.imports), "libraries": list(load.libraries)}
-        actions.append({"do": "load", **asked, "extension_modules": load.extension_modules})
+        asked = {"imports": list(load.imports), "libraries": list(load.libraries), "cuda": list(load.cuda)}
+        more = {"extension_modules": load.extension_modules, "provider": load.provider}
+        actions.append({"do": "load", **asked, **more})
     for model in models:
         opened = {
             "model": model.path,
@@ -333,5 +334,7 @@ def _loaded(answer: Mapping[str, Any]) -> Loaded:
         versions=_text_map(answer.get("versions", {})),
         imports=_text_map(answer.get("imports", {})),
         libraries=_text_map(answer.get("libraries", {})),
+        cuda=_text_map(answer.get("cuda", {})),
+        provider=str(answer.get("provider", "")),
         providers=tuple(_texts(answer.get("providers", []))),
     )

@@ -1,7 +1,7 @@
 """Runs inside an image: answers what its Python, its libraries and its models do. It judges nothing for `verify`.
 
     python harness.py serve-request   one request on stdin, one answer on stdout, both framed as `wire.py` says;
-                                      the comparison happens outside, so an image cannot pass itself
+                                      the comparison happens outside
     python harness.py                 the standard inference test, the image's default command: runs the cases of
                                       `selftest.json` beside this file and prints one JSON object; exit code 0 or 1
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-FILES: Final = ("compare.py", "harness.py", "tensors.py", "wire.py")
+FILES: Final = ("compare.py", "cuda_calls.py", "harness.py", "providers.py", "tensors.py", "wire.py")
 """What an image needs beside `selftest.json`, all in one directory."""
 
 ANSWER_SCHEMA: Final = "nnenv.answer/1"
@@ -162,6 +162,8 @@ def load(action: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "versions": _versions(),
         "libraries": libraries,
+        "cuda": _sibling("cuda_calls").versions(action.get("cuda", ()), in_child),
+        "provider": _sibling("providers").attempt(action["provider"], in_child) if action.get("provider") else "",
         "imports": imports,
         "providers": _providers() if imports.get("onnxruntime") == "ok" else [],
         "python": platform.python_version(),
@@ -176,7 +178,8 @@ def opened_libraries(
 
     `opened(path, before)` opens one library in a process of its own, after the libraries `before`. A library that
     fails alone is tried again after those that do open: some find their needs by the DT_RPATH of the module that
-    loads them (ld.so(8)), as SciPy's libgfortran finds its libquadmath.
+    loads them (ld.so(8)), as SciPy's libgfortran finds its libquadmath; some find symbols that way, as ONNX Runtime's
+    providers do.
     """
     said = {path: SKIPPED if _EXTENSION.search(path) and not extensions else opened(path, ()) for path in paths}
     while True:
@@ -213,11 +216,32 @@ def _providers() -> list[str]:
 
 
 def _dlopened(path: str, before: Sequence[str]) -> str:
-    """OK, or what the linker said; in a child process, so that nothing stays loaded and a crash is an answer."""
+    """OK, or what the linker said; in a process of its own."""
+    said = in_child(lambda: _dlopen(path, before, os.RTLD_LOCAL))
+    if before and "undefined symbol" in said:
+        return in_child(lambda: _dlopen(path, before, os.RTLD_GLOBAL))
+    return said
+
+
+def _dlopen(path: str, before: Sequence[str], visibility: int) -> str:
+    """OK, or what the linker said; `visibility` is that of the libraries `before`."""
+    import ctypes
+
+    try:
+        for other in before:
+            ctypes.CDLL(other, mode=os.RTLD_NOW | visibility)
+        ctypes.CDLL(path, mode=os.RTLD_NOW | os.RTLD_LOCAL)
+    except (OSError, ValueError, TypeError) as error:
+        return str(error) or "unknown error"
+    return OK
+
+
+def in_child(work: Callable[[], str]) -> str:
+    """What `work` returns, in a child process, so that nothing stays loaded and a crash is an answer."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
-        _dlopen_and_exit(path, before, write_end)
+        _work_and_exit(work, write_end)
     os.close(write_end)
     with os.fdopen(read_end, "rb") as stream:
         said = stream.read().decode("utf-8", "replace")
@@ -227,19 +251,10 @@ def _dlopened(path: str, before: Sequence[str]) -> str:
     return said or "loading it ended the process"
 
 
-def _dlopen_and_exit(path: str, before: Sequence[str], write_end: int) -> None:
-    """In the child: the outcome goes to the pipe; no clean-up of the parent's state runs here."""
-    import ctypes
-
+def _work_and_exit(work: Callable[[], str], write_end: int) -> None:
+    """In the child: the answer goes to the pipe; no clean-up of the parent's state runs here."""
     try:
-        try:
-            for other in before:
-                ctypes.CDLL(other, mode=os.RTLD_NOW | os.RTLD_LOCAL)
-            ctypes.CDLL(path, mode=os.RTLD_NOW | os.RTLD_LOCAL)
-            said = OK
-        except (OSError, ValueError, TypeError) as error:
-            said = str(error) or "unknown error"
-        os.write(write_end, said.encode("utf-8", "replace")[:4096])
+        os.write(write_end, work().encode("utf-8", "replace")[:4096])
     finally:
         os._exit(0)
 

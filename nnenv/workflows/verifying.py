@@ -16,7 +16,7 @@ from nnenv.image.archive import ImageDocuments
 from nnenv.image.plan import model_path, plan_layers
 from nnenv.spec.lock_toml import write_lock
 from nnenv.spec.lockfile import Lockfile, TargetLock
-from nnenv.verify.closure import ClosureReport, check_closure
+from nnenv.verify.closure import NOT_ACCELERATED, ClosureReport, check_closure
 from nnenv.verify.evaluate import (
     Evaluation,
     ModelUnderTest,
@@ -32,6 +32,7 @@ from nnenv.verify.load_report import DEFAULT_IMPORTS, LoadRequest, load_check
 from nnenv.verify.protocols import Limits, Run, Runner
 from nnenv.verify.report import Check, Finding, Report
 from nnenv.verify.statement import statement
+from nnenv.workflows.accelerators import AcceleratorImage, linker_directories
 from nnenv.workflows.building import ENVIRONMENT, SELF_TEST, assemble, checked_lock, load_into
 from nnenv.workflows.cases import bound_case
 from nnenv.workflows.layering import LayerMaker, harness_files
@@ -76,7 +77,7 @@ def _verify(session: Session, lockfile: Lockfile, target: TargetLock, options: V
     maker, documents = assemble(session, lockfile, target)
     closure = closure_check(maker, target)
     models = models_under_test(session, lockfile, target)
-    load = LoadRequest(imports=runtime_modules(maker), libraries=wheel_libraries(maker))
+    load = load_request(maker)
     with open_runner(session, maker, documents, options.runner) as runner, _told(session, target):
         request = requests_for(models, load=load)
         completed = runner.run(
@@ -104,16 +105,36 @@ def _told(session: Session, target: TargetLock) -> Iterator[None]:
 
 def closure_check(maker: LayerMaker, target: TargetLock) -> Check:
     """The first verdict: static, from the bytes of the artifacts."""
-    elves = maker.elves()
-    links = {
-        entry.path: entry.target for entries in maker.trees().values() for entry in entries if entry.kind == "symlink"
-    }
-    found = check_closure(elves, links, machine=target.machine)
-    return Check(
-        verdict=Verdict.PASSED if found.passed else Verdict.FAILED,
-        findings=_closure_findings(found),
-        note=f"{found.files} ELF files, all {target.machine}" if found.passed else "",
+    trees = maker.trees()
+    links = {entry.path: entry.target for entries in trees.values() for entry in entries if entry.kind == "symlink"}
+    image = accelerator_image(maker)
+    found = check_closure(
+        maker.elves(),
+        links,
+        machine=target.machine,
+        directories=linker_directories(trees) if image else (),
+        accelerated=image.accelerated if image else NOT_ACCELERATED,
     )
+    findings = (*_closure_findings(found), *(image.findings() if image else ()))
+    return Check(
+        verdict=Verdict.FAILED if findings else Verdict.PASSED,
+        findings=findings,
+        note="" if findings else _closed(found, target),
+    )
+
+
+def _closed(found: ClosureReport, target: TargetLock) -> str:
+    """What the closure covers, for a report without findings."""
+    files = f"{found.files} ELF files, all {target.machine}"
+    if target.gpu is None:
+        return files
+    from_driver = ", ".join(target.gpu.driver_sonames)
+    return f"{files}; from the host's driver: {from_driver}" if from_driver else files
+
+
+def accelerator_image(maker: LayerMaker) -> AcceleratorImage | None:
+    """What is particular to the image of a target with an accelerator; None for a CPU target."""
+    return None if maker.target.gpu is None else AcceleratorImage(maker, maker.target.gpu)
 
 
 def _closure_findings(found: ClosureReport) -> tuple[Finding, ...]:
@@ -123,6 +144,23 @@ def _closure_findings(found: ClosureReport) -> tuple[Finding, ...]:
             Finding(code="foreign-machine", what="an ELF file for another machine", where=path)
             for path in found.foreign
         ),
+        *(Finding(code="library-unreachable", what=text) for text in found.unreachable),
+        *(Finding(code="driver-library-inside", what=text) for text in found.stray),
+    )
+
+
+def load_request(maker: LayerMaker) -> LoadRequest:
+    """What the harness is to load of the target's image."""
+    image = accelerator_image(maker)
+    if image is None:
+        return LoadRequest(imports=runtime_modules(maker), libraries=wheel_libraries(maker))
+    return LoadRequest(
+        imports=runtime_modules(maker),
+        libraries=tuple(path for path in wheel_libraries(maker) if not image.is_provider(path)),
+        provider=image.provider(),
+        cuda=image.versions(),
+        driver=image.accelerated.driver,
+        optional=image.optional(),
     )
 
 
@@ -191,6 +229,14 @@ def _sandbox(session: Session, maker: LayerMaker) -> Iterator[SandboxRunner]:
         yield SandboxRunner(root, machine=target, environment=ENVIRONMENT, emulator=emulator)
 
 
+def _accelerator(target: TargetLock) -> Check:
+    """The fourth verdict, which no host without a GPU can give."""
+    if target.gpu is None:
+        return Check(verdict=Verdict.NOT_RUN, note="a CPU target has none")
+    note = "what runs on the GPU itself is not proven: its kernels, the host's driver, the GPU's memory"
+    return Check(verdict=Verdict.NOT_RUN, note=note)
+
+
 def _report(
     lockfile: Lockfile,
     target: TargetLock,
@@ -214,13 +260,13 @@ def _report(
             reference.verdict,
             vacuous=vacuous,
             self_made=self_made,
-            accelerator_required=False,
+            accelerator_required=target.gpu is not None,
         ),
         checks={
             "closure": closure,
             "load": loading,
             "reference": reference,
-            "accelerator": Check(verdict=Verdict.NOT_RUN, note="a CPU target has none"),
+            "accelerator": _accelerator(target),
         },
         manifest_digest=documents.manifest_digest,
         config_digest=documents.config_digest,
