@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
 import tarfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nnenv.adapters.progress import SilentProgress
+from nnenv.adapters.sandbox import SandboxRunner, compose_root
+from nnenv.adapters.store import Store
+from nnenv.image.plan import plan_layers
+from nnenv.spec.artifact import Artifact
+from nnenv.spec.lock_toml import write_lock
+from nnenv.spec.lockfile import artifact_order
+from nnenv.verify.evaluate import answer_of, evaluate, requests_for
+from nnenv.verify.ladder import Verdict
+from nnenv.verify.load_report import load_check
+from nnenv.verify.protocols import Run
+from nnenv.verify.report import Check
+from nnenv.workflows.building import SELF_TEST
+from nnenv.workflows.layering import LayerMaker
+from nnenv.workflows.session import Session
+from nnenv.workflows.verifying import load_request
 from tests.e2e.world import Finished, User, users_environment
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
@@ -116,3 +136,180 @@ def test_what_is_in_it(image: Made) -> None:
         assert f"/{path}".encode() + b"\0" in cache, path
     assert not [path for path in paths if "/nvidia/" in path and path.endswith((".h", ".hpp", ".a"))]
     assert "left out" in image.built.out
+
+
+def verified(user: User, *arguments: str) -> Any:
+    """The one report of `nnenv verify`, and the exit code."""
+    finished = user.run("verify", "--runner", "sandbox", "--json", *arguments, timeout=900)
+    (report,) = finished.json()["reports"]
+    return report, finished.code
+
+
+def test_without_a_gpu_it_ends_model_valid(image: Made) -> None:
+    """Everything up to the driver is proven, the accelerator is not, and exit code and text say so."""
+    report, code = verified(image.user)
+    verdicts = {name: check["verdict"] for name, check in report["checks"].items()}
+    assert verdicts == {"closure": "passed", "load": "passed", "reference": "passed", "accelerator": "not-run"}
+    assert report["status"] == "model-valid"
+    assert code == 1
+    assert "libcuda.so.1" in report["checks"]["closure"]["note"]
+    assert "up to the driver" in report["checks"]["load"]["note"]
+    assert "not proven" in report["checks"]["accelerator"]["note"]
+    said = image.user.must("verify", "--runner", "sandbox", "--require", "model-valid", timeout=900).out
+    assert "not proven" in said
+
+
+def mutated(image: Made, folder: Path, **changed: Any) -> User:
+    """The project with another target in its lock, well-formed as if nnenv had written it."""
+    user = image.user.elsewhere(folder)
+    lock = user.lock()
+    artifacts = changed.pop("artifacts", ())
+    target = replace(lock.targets[0], image=None, **changed)
+    everything = tuple(sorted({*lock.artifacts, *artifacts}, key=artifact_order))
+    user.lock_path.write_bytes(write_lock(replace(lock, targets=(target,), artifacts=everything)))
+    return user
+
+
+def wheel(image: Made, name: str) -> Artifact:
+    """The locked wheel of a distribution."""
+    lock = image.user.lock()
+    return next(one for one in lock.wheels_of(lock.targets[0]) if one.name == name)
+
+
+def from_index(image: Made, folder: Path, requirement: str, target: str) -> Artifact:
+    """A wheel as it is locked where nothing but itself is required."""
+    folder.mkdir()
+    day = TARGETS.partition("[targets")[0]
+    text = (
+        f'[project]\nname = "x"\nversion = "1"\n[requires]\npackages = ["{requirement}"]\n{day}[targets.x]\n{target}\n'
+    )
+    (folder / "model.toml").write_text(text)
+    user = User(project=folder, store=image.user.store, environment=image.user.environment)
+    user.must("lock", timeout=900)
+    name = requirement.partition("=")[0]
+    return next(one for one in user.lock().wheels_of(user.lock().targets[0]) if one.name == name)
+
+
+def codes(report: Any, check: str) -> set[str]:
+    """Codes of what a check found."""
+    return {finding["code"] for finding in report["checks"][check]["findings"]}
+
+
+def test_cublas_removed_from_the_lock(image: Made, tmp_path: Path) -> None:
+    """Its libraries are missing, statically and when the provider is opened."""
+    gone = wheel(image, "nvidia-cublas-cu12").sha256
+    kept = tuple(one for one in image.user.lock().targets[0].wheels if one != gone)
+    report, code = verified(mutated(image, tmp_path / "project", wheels=kept), "--frozen")
+    assert (report["status"], code) == ("assembled", 1)
+    assert "soname-missing" in codes(report, "closure")
+    assert "provider-library-missing" in codes(report, "load")
+
+
+def test_the_cpu_variant_beside_the_other(image: Made, tmp_path: Path) -> None:
+    """`onnxruntime` and `onnxruntime-gpu` own the same paths: there is no such image."""
+    cpu = from_index(image, tmp_path / "cpu", "onnxruntime==1.26.0", "")
+    wheels = tuple(sorted((*image.user.lock().targets[0].wheels, cpu.sha256)))
+    user = mutated(image, tmp_path / "project", wheels=wheels, artifacts=(cpu,))
+    errors = user.refused("verify", "--frozen", "--json", timeout=900).json()["errors"]
+    assert {error["code"] for error in errors} == {"layer-collision"}
+
+
+def test_another_minor_of_a_library(image: Made, tmp_path: Path) -> None:
+    """cuFFT of CUDA 12.8 in the place of that of 12.9, though the locked toolkit has another."""
+    other = from_index(image, tmp_path / "other", "nvidia-cufft-cu12==11.3.3.83", 'cuda = "12"')
+    mine = wheel(image, "nvidia-cufft-cu12").sha256
+    wheels = tuple(other.sha256 if one == mine else one for one in image.user.lock().targets[0].wheels)
+    report, code = verified(mutated(image, tmp_path / "project", wheels=wheels, artifacts=(other,)), "--frozen")
+    assert (report["status"], code) == ("assembled", 1)
+    assert "toolkit-incoherent" in codes(report, "closure")
+
+
+@pytest.fixture(scope="module")
+def root(image: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The image as a folder, to change and to run; of files of its own."""
+    folder = tmp_path_factory.mktemp("root")
+    with session_of(image.user) as session:
+        lock = session.lockfile()
+        maker = LayerMaker(session, lock, lock.targets[0])
+        trees = [maker.tree(maker.layer(plan)) for plan in plan_layers(lock, lock.targets[0])]
+        compose_root(trees, folder / "root")
+    return folder / "root"
+
+
+@contextmanager
+def session_of(user: User) -> Iterator[Session]:
+    """nnenv's view of the user's project."""
+    store = Store(user.store)
+    try:
+        yield Session(
+            project=user.project,
+            store=store,
+            progress=SilentProgress(),
+            environment={},
+            home=user.project,
+            offline=True,
+        )
+    finally:
+        store.close()
+
+
+def loaded(image: Made, root: Path) -> Check:
+    """The load check of a root as it is now."""
+    with session_of(image.user) as session:
+        lock = session.lockfile()
+        request = load_request(LayerMaker(session, lock, lock.targets[0]))
+    runner = SandboxRunner(root, environment={})
+    run = Run(argv=(*SELF_TEST, "serve-request"), environment={}, stdin=requests_for((), load=request))
+    answer = evaluate((), answer_of(runner.run(run)), load=True)
+    assert answer.loaded is not None
+    return load_check(request, answer.loaded, {one.name: one.version for one in lock.wheels_of(lock.targets[0])})
+
+
+@contextmanager
+def replaced(path: Path, content: bytes | None) -> Iterator[None]:
+    """A file with other bytes, or absent, for a while; the store's own file, which it is a link to, stays."""
+    kept = path.with_name(path.name + ".kept")
+    if path.exists():
+        path.rename(kept)
+    try:
+        if content is not None:
+            path.write_bytes(content)
+            path.chmod(0o755)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        if kept.exists():
+            kept.rename(path)
+
+
+def stub_driver(folder: Path, error: int) -> bytes:
+    """A libcuda.so.1 that has no device: every function that CUDA's runtime looks for reports `error`."""
+    names = subprocess.run(["strings", "-n", "5", folder], capture_output=True, text=True, check=True).stdout.split()
+    functions = sorted({name for name in names if re.fullmatch(r"cu[A-Z][A-Za-z0-9]+(?:_v[0-9]+)?", name)})
+    source = "".join(f"int {name}(void) {{ return {error}; }}\n" for name in functions if name != "cuDriverGetVersion")
+    source += "int cuDriverGetVersion(int *v) { *v = 12090; return 0; }\n"
+    with tempfile.TemporaryDirectory() as place:
+        made = Path(place) / "libcuda.so.1"
+        command = ["cc", "-shared", "-fPIC", "-w", "-x", "c", "-", "-Wl,-soname,libcuda.so.1", "-o", made]
+        subprocess.run(command, input=source.encode(), check=True)
+        return made.read_bytes()
+
+
+def test_driver_absent_and_library_missing_are_told_apart(image: Made, root: Path) -> None:
+    """Without a driver, with one that has no device, without cuFFT, without the linker's cache, with another cuFFT."""
+    nvidia = next(root.glob("opt/nnenv/lib/python3*/site-packages/nvidia"))
+    cufft = next(nvidia.glob("cufft/lib/libcufft.so.*"))
+    cudart = next(nvidia.glob("cuda_runtime/lib/libcudart.so.*"))
+    assert loaded(image, root).verdict is Verdict.PASSED
+    with replaced(root / "usr/lib/x86_64-linux-gnu/libcuda.so.1", stub_driver(cudart, 100)):
+        check = loaded(image, root)
+        assert check.verdict is Verdict.PASSED, check
+    with replaced(cufft, None):
+        found = {finding.code for finding in loaded(image, root).findings}
+        assert {"cuda-library-failed", "provider-library-missing"} <= found
+    with replaced(root / "etc/ld.so.cache", None):
+        found = {finding.code for finding in loaded(image, root).findings}
+        assert {"cuda-library-failed", "provider-library-missing"} <= found
+    engines = next(nvidia.glob("cudnn/lib/libcudnn_ops.so.*"))
+    with replaced(engines, None):
+        assert "cuda-library-failed" in {finding.code for finding in loaded(image, root).findings}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nnenv.spec.elf import ElfFacts
-from nnenv.verify.closure import ClosureReport, ImageElf, check_closure, default_directories
+from nnenv.verify.closure import Accelerated, ClosureReport, ImageElf, check_closure, default_directories
 
 LIB = "usr/lib/x86_64-linux-gnu"
 SITE = "opt/nnenv/lib/python3.11/site-packages"
@@ -119,3 +119,58 @@ def test_directories_of_both_machines() -> None:
     """Debian's multiarch names."""
     assert default_directories("aarch64")[0] == "usr/lib/aarch64-linux-gnu"
     assert default_directories("x86_64")[0] == LIB
+
+
+CUBLAS = elf(f"{SITE}/nvidia/cublas/lib/libcublas.so.12", soname="libcublas.so.12", owner="nvidia-cublas-cu12 12.9")
+PROVIDER = elf(f"{SITE}/ort/provider.so", "libcublas.so.12", "libcuda.so.1", "libnvinfer.so.10", owner="ort 1")
+GPU = Accelerated(
+    driver=frozenset({"libcuda.so.1"}),
+    optional={"ort 1": frozenset({"libnvinfer.so.10"})},
+    by_name=("libcublas.so.12",),
+    own=frozenset({"libcublas.so.12"}),
+)
+CONFIGURED = (f"{SITE}/nvidia/cublas/lib",)
+
+
+def accelerated(
+    *elves: ImageElf, directories: tuple[str, ...] = CONFIGURED, expected: Accelerated = GPU
+) -> ClosureReport:
+    """The verdict on an image for an accelerator."""
+    return check_closure(elves, {}, machine="x86_64", directories=directories, accelerated=expected)
+
+
+def test_the_driver_and_optional_libraries_may_be_missing() -> None:
+    """The host brings the one, and nothing has to bring the others."""
+    assert accelerated(PROVIDER, CUBLAS).passed
+    report = accelerated(PROVIDER, CUBLAS, expected=Accelerated(by_name=GPU.by_name, own=GPU.own))
+    assert len(report.missing) == 2
+
+
+def test_optional_is_meant_of_one_distribution() -> None:
+    """What ONNX Runtime can do without, another library cannot."""
+    other = elf(f"{SITE}/other.so", "libnvinfer.so.10", owner="other 1")
+    assert [text for text in accelerated(other, CUBLAS).missing if "libnvinfer.so.10" in text]
+
+
+def test_a_missing_cuda_library_is_found() -> None:
+    """It is neither optional nor the driver's; and nothing can load it by name."""
+    report = accelerated(PROVIDER)
+    assert [text for text in report.missing if text.startswith("libcublas.so.12 is needed by")]
+    assert [text for text in report.unreachable if "loaded by name" in text]
+
+
+def test_the_linkers_configuration_is_dropped() -> None:
+    """The library is in the image, and the linker does not look there: nobody may rely on who loads it first."""
+    report = accelerated(PROVIDER, CUBLAS, directories=())
+    assert not report.missing
+    assert len(report.unreachable) == 2
+    assert not report.passed
+
+
+def test_a_library_of_the_driver_in_the_image() -> None:
+    """A stub that the linker would find before the real one."""
+    stub = elf(f"{LIB}/libcuda.so.1", soname="libcuda.so.1", owner="some-stub 1")
+    report = accelerated(PROVIDER, CUBLAS, stub)
+    assert [text for text in report.stray if "libcuda.so.1 belongs to the driver" in text]
+    elsewhere = elf(f"{SITE}/stubs/libcuda.so.1", soname="libcuda.so.1", owner="some-stub 1")
+    assert accelerated(PROVIDER, CUBLAS, elsewhere).passed
