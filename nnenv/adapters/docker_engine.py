@@ -19,6 +19,7 @@ from nnenv.verify.protocols import Completed, Run
 
 if TYPE_CHECKING:
     from docker import DockerClient
+    from docker.types import DeviceRequest
 
     from nnenv.adapters.live import Ended, LiveRun, Streams
     from nnenv.image.layers import Layer
@@ -208,6 +209,13 @@ class DockerEngine:
         self.client.api.tag(image_id, repository, tag)
 
 
+def all_gpus() -> list[DeviceRequest]:
+    """What `docker run --gpus all` asks for (Engine API 1.40, HostConfig.DeviceRequests)."""
+    from docker.types import DeviceRequest
+
+    return [DeviceRequest(driver="nvidia", count=-1, capabilities=[["gpu"]])]
+
+
 class DockerRunner:
     """Runs commands in one image of an engine; satisfies `verify.protocols.Runner`."""
 
@@ -217,6 +225,12 @@ class DockerRunner:
     def __init__(self, engine: DockerEngine, image_id: str) -> None:
         self.engine = engine
         self.image_id = image_id
+
+    def why_no_gpu(self) -> str:
+        """See `verify.protocols.Runner`: the engine needs NVIDIA's runtime (`nvidia-ctk runtime configure`)."""
+        if "nvidia" in self.engine.facts().runtimes:
+            return ""
+        return "the Docker engine has no NVIDIA runtime"
 
     def run(self, request: Run) -> Completed:
         """One container: no network, read-only root, no capabilities, no new privileges, limited memory and
@@ -235,6 +249,7 @@ class DockerRunner:
                 memswap_limit=limits.memory_bytes,
                 pids_limit=limits.processes,
                 tmpfs={"/tmp": "rw,nosuid,nodev,size=256m"},
+                device_requests=all_gpus() if request.gpu else None,
             )
             container = api.create_container(
                 self.image_id,

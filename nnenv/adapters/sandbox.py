@@ -373,6 +373,10 @@ class SandboxRunner:
             command = (f"/{_EMULATOR}", "-cpu", _EMULATED_CPU[machine])
         self._place = _Place(emulator=command, environment=dict(environment), workdir=workdir)
 
+    def why_no_gpu(self) -> str:
+        """See `verify.protocols.Runner`."""
+        return "the sandbox passes no GPU into an image; a Docker engine with NVIDIA's runtime does"
+
     def run(self, request: Run) -> Completed:
         """Run to the end, or to a limit; nothing the command started is left.
 

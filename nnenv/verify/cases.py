@@ -72,7 +72,8 @@ class CaseSettings:
     provenance: str = ""
     """Who recorded the outputs, with what; for people."""
     tolerance: Mapping[str, float] = field(default_factory=dict)
-    """Precision class (`fp16`, `fp32`, `fp64`) -> limit, in place of the policy's."""
+    """Precision class (`fp16`, `fp32`, `fp64`; `tf32` for float32 on a GPU that rounds it) -> limit, in place of the
+    policy's."""
     axes: Mapping[str, str] = field(default_factory=dict)
     """Output -> `tensor` or `row`: what its error is normalised by. From `[[outputs]]`."""
 
@@ -351,9 +352,9 @@ def _tolerance(value: object, mistakes: list[str]) -> dict[str, float]:
     if not isinstance(value, dict):
         mistakes.append("tolerance: must be a table")
         return {}
-    mistakes += _unknown(value, tuple(LIMITS), "tolerance.")
+    mistakes += _unknown(value, (*LIMITS, "tf32"), "tolerance.")
     limits = {}
-    for name in LIMITS:
+    for name in (*LIMITS, "tf32"):
         limit = value.get(name)
         # At 1 an output of nothing but zeros passes, so such a limit tests nothing.
         if isinstance(limit, int | float) and not isinstance(limit, bool) and 0 <= limit < 1:

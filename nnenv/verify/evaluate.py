@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from nnenv.errors import NnenvError
@@ -78,10 +79,12 @@ def requests_for(
     load: LoadRequest | None = None,
     threads: int = 1,
     optimization: str = "all",
+    session: Mapping[str, object] = MappingProxyType({}),
 ) -> bytes:
     """The request for `harness.py serve-request`: the load, then each model opened and its cases run.
 
-    Each case runs RUNS_PER_CASE times: as it is, and with the two inputs of the vacuity probe.
+    `session` says more of how models are opened: `providers`, `provider_options`. Each case runs RUNS_PER_CASE times: as
+    it is, and with the two inputs of the vacuity probe.
     """
     blobs = Blobs()
     actions: list[dict[str, object]] = []
@@ -95,6 +98,7 @@ def requests_for(
             "sha256": model.sha256,
             "threads": threads,
             "optimization": optimization,
+            **session,
         }
         actions.append({"do": "describe", **opened})
         for under_test in model.cases:
@@ -128,6 +132,23 @@ def evaluate(models: Sequence[ModelUnderTest], answer: bytes, *, load: bool) -> 
     `load` says whether the request asked for one. Nothing in the answer is believed beyond its tensors and versions:
     NnenvError `verification-failed` if it does not have the form of an answer to that request.
     """
+    expected = load + sum(1 + RUNS_PER_CASE * len(model.cases) for model in models)
+    answers, host, body = read_answers(answer, expected)
+    following = iter(answers)
+    loaded = _loaded(next(following)) if load else None
+    return Evaluation(
+        host=_host_facts(host),
+        emulated=host.get("emulated") is True,
+        loaded=loaded,
+        models=tuple(_model_report(model, following, body) for model in models),
+    )
+
+
+def read_answers(answer: bytes, expected: int) -> tuple[list[dict[str, Any]], dict[str, Any], memoryview]:
+    """(answers, facts of the host, the tensors' bytes) of the harness' answer to so many actions.
+
+    NnenvError `verification-failed` if it is none.
+    """
     try:
         header, body = unpack(answer)
     except WireError as error:
@@ -135,18 +156,9 @@ def evaluate(models: Sequence[ModelUnderTest], answer: bytes, *, load: bool) -> 
     if header.get("schema") != ANSWER_SCHEMA or "error" in header:
         raise _unanswered("the harness refused the request", [str(header.get("error", header.get("schema")))])
     answers = _objects(header.get("answers"))
-    expected = load + sum(1 + RUNS_PER_CASE * len(model.cases) for model in models)
     if len(answers) != expected:
         raise _unanswered(f"the harness gave {len(answers)} answers to {expected} questions", [])
-    following = iter(answers)
-    loaded = _loaded(next(following)) if load else None
-    host = _object(header.get("host"))
-    return Evaluation(
-        host=_host_facts(host),
-        emulated=host.get("emulated") is True,
-        loaded=loaded,
-        models=tuple(_model_report(model, following, body) for model in models),
-    )
+    return answers, _object(header.get("host")), body
 
 
 def reference_check(models: Sequence[ModelReport]) -> Check:

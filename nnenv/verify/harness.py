@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-FILES: Final = ("compare.py", "cuda_calls.py", "harness.py", "providers.py", "tensors.py", "wire.py")
+FILES: Final = ("compare.py", "cuda_calls.py", "harness.py", "placement.py", "providers.py", "tensors.py", "wire.py")
 """What an image needs beside `selftest.json`, all in one directory."""
 
 ANSWER_SCHEMA: Final = "nnenv.answer/1"
@@ -125,6 +125,8 @@ def _answered(action: Mapping[str, Any], body: memoryview, blobs: Any, sessions:
             return load(action)
         if action.get("do") == "describe":
             return {**sessions.open(action).facts, **sessions.ports()}
+        if action.get("do") == "place":
+            return _place(action, body)
         if action.get("do") == "run":
             return _run(action, body, blobs, sessions)
         raise RefusedError("request", f"there is no action {action.get('do')!r}")
@@ -135,12 +137,29 @@ def _answered(action: Mapping[str, Any], body: memoryview, blobs: Any, sessions:
         return {"error": {"kind": "internal", "message": f"{type(error).__name__}: {error}"}}
 
 
-def _run(action: Mapping[str, Any], body: memoryview, blobs: Any, sessions: Sessions) -> dict[str, Any]:
+def _inputs(action: Mapping[str, Any], body: memoryview) -> dict[str, Array]:
     wire = _sibling("wire")
     try:
-        inputs = {name: wire.decode_array(one, body) for name, one in dict(action["inputs"]).items()}
+        return {name: wire.decode_array(one, body) for name, one in dict(action["inputs"]).items()}
     except (ValueError, KeyError, TypeError) as error:
         raise RefusedError("request", f"the inputs are not understood: {error}") from error
+
+
+def _place(action: Mapping[str, Any], body: memoryview) -> dict[str, Any]:
+    """Where the model's nodes run; a session of its own, since profiling slows one down."""
+    inputs, asked = _inputs(action, body), Asked.of(action)
+    try:
+        placed: dict[str, Any] = _sibling("placement").placed(lambda options: _session(asked, options), inputs)
+    except RefusedError:
+        raise
+    except Exception as error:
+        raise RefusedError("run", f"{type(error).__name__}: {error}") from error
+    return placed
+
+
+def _run(action: Mapping[str, Any], body: memoryview, blobs: Any, sessions: Sessions) -> dict[str, Any]:
+    wire = _sibling("wire")
+    inputs = _inputs(action, body)
     session = sessions.open(action)
     outputs, milliseconds = session.run(inputs)
     try:
@@ -295,6 +314,35 @@ class Session:
         return {names[i]: np.asarray(values[i]) for i in range(len(names))}, milliseconds
 
 
+class Asked:
+    """How an action wants its model opened."""
+
+    def __init__(self, path: str, threads: int, level: str, providers: tuple[tuple[str, tuple[Any, ...]], ...]) -> None:
+        self.path = path
+        self.threads = threads
+        self.level = level
+        self.providers = providers
+        """(name, its options as (key, value) pairs), in order."""
+
+    @classmethod
+    def of(cls, action: Mapping[str, Any]) -> Asked:
+        """Of an action's `model`, `threads`, `optimization`, `providers` and `provider_options` (by provider)."""
+        path, threads = action.get("model"), action.get("threads", 1)
+        level = action.get("optimization", "all")
+        if not isinstance(path, str) or type(threads) is not int or level not in ("all", "disable"):
+            raise RefusedError(
+                "request", "a run needs a model path, a number of threads, and optimization all or disable"
+            )
+        options = action.get("provider_options", {})
+        names = action.get("providers", DEFAULT_PROVIDERS)
+        return cls(path, threads, level, tuple((name, tuple(sorted(options.get(name, {}).items()))) for name in names))
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for what can share a session."""
+        return (self.path, self.threads, self.level, self.providers)
+
+
 class Sessions:
     """Opens models; keeps the last one, because the cases of one model come together and memory is limited."""
 
@@ -303,17 +351,11 @@ class Sessions:
         self._last: Session | None = None
 
     def open(self, action: Mapping[str, Any]) -> Session:
-        """The session that `action` asks for (`model`, `sha256`, `threads`, `optimization`, `providers`)."""
-        path, threads = action.get("model"), action.get("threads", 1)
-        level, providers = action.get("optimization", "all"), tuple(action.get("providers", DEFAULT_PROVIDERS))
-        if not isinstance(path, str) or type(threads) is not int or level not in ("all", "disable"):
-            raise RefusedError(
-                "request", "a run needs a model path, a number of threads, and optimization all or disable"
-            )
-        key = (path, threads, level, providers)
-        if self._last is None or key != self._key:
+        """The session that `action` asks for: see `Asked.of`, and `sha256`."""
+        asked = Asked.of(action)
+        if self._last is None or asked.key != self._key:
             self._last = None  # frees the old model before the new one is loaded
-            self._last, self._key = _opened(path, action.get("sha256"), threads, level, providers), key
+            self._last, self._key = _opened(asked, action.get("sha256")), asked.key
         return self._last
 
     def ports(self) -> dict[str, Any]:
@@ -322,29 +364,43 @@ class Sessions:
         return {"model_inputs": self._last.inputs, "model_outputs": self._last.outputs}
 
 
-def _opened(path: str, expected: str | None, threads: int, level: str, providers: tuple[str, ...]) -> Session:
+def _opened(asked: Asked, expected: str | None) -> Session:
+    path = asked.path
     try:
         sha256 = _file_sha256(path)
     except OSError as error:
         raise RefusedError("model-missing", f"{path}: {error.strerror}") from error
     if expected is not None and sha256 != expected:
         raise RefusedError("digest-mismatch", f"{path} has sha256 {sha256}, locked is {expected}")
+    started = time.perf_counter()
+    session = _session(asked)
+    return Session(path, sha256, session, _milliseconds_since(started))
+
+
+def _session(asked: Asked, options: Any = None) -> Any:
+    """A session of onnxruntime as `asked`, with more `options` already set; raises RefusedError.
+
+    No failure of a provider ends in a session on the CPU: without `enable_fallback=0` onnxruntime makes one.
+    """
     try:
         import onnxruntime
     except (Exception, SystemExit) as error:
         raise RefusedError("runtime", f"onnxruntime cannot be imported: {error}") from error
     onnxruntime.set_default_logger_severity(3)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options = onnxruntime.SessionOptions() if options is None else options
+    options.intra_op_num_threads = asked.threads
     options.inter_op_num_threads = 1
     levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if level == "all" else levels.ORT_DISABLE_ALL
-    started = time.perf_counter()
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if asked.level == "all" else levels.ORT_DISABLE_ALL
+    providers = [(name, dict(settings)) if settings else name for name, settings in asked.providers]
+    fallback = {} if asked.providers == _ON_CPU else {"enable_fallback": 0}
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=list(providers))
+        return onnxruntime.InferenceSession(asked.path, options, providers=providers, **fallback)
     except Exception as error:
-        raise RefusedError("model-load", f"{path}: {type(error).__name__}: {error}") from error
-    return Session(path, sha256, session, _milliseconds_since(started))
+        raise RefusedError("model-load", f"{asked.path}: {type(error).__name__}: {error}") from error
+
+
+_ON_CPU: Final = tuple((name, ()) for name in DEFAULT_PROVIDERS)
 
 
 def _milliseconds_since(started: float) -> float:

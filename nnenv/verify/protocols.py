@@ -26,6 +26,8 @@ class Run:
     environment: Mapping[str, str] = field(default_factory=dict)
     stdin: bytes = b""
     limits: Limits = field(default_factory=Limits)
+    gpu: bool = False
+    """Whether the command gets the host's GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +50,10 @@ class Runner(Protocol):
     """`docker` or `sandbox`, for reports."""
     emulated: bool
     """True when another CPU architecture is emulated."""
+
+    def why_no_gpu(self) -> str:
+        """Why no command can get a GPU here, in one clause; empty if one can."""
+        ...
 
     def run(self, request: Run) -> Completed:
         """Run to the end; raises NnenvError only when the command could not be started."""

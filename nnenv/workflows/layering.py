@@ -32,7 +32,15 @@ if TYPE_CHECKING:
     from nnenv.workflows.os_packages import OsPackages
 
 BYTECODE: Final = (LayerKind.INTERPRETER_BYTECODE, LayerKind.WHEEL_BYTECODE)
-HARNESS_FILES: Final = ("compare.py", "cuda_calls.py", "harness.py", "providers.py", "tensors.py", "wire.py")
+HARNESS_FILES: Final = (
+    "compare.py",
+    "cuda_calls.py",
+    "harness.py",
+    "placement.py",
+    "providers.py",
+    "tensors.py",
+    "wire.py",
+)
 """`verify.harness.FILES`, which takes longer to import than to make a layer."""
 _THREADS: Final = min(4, os.cpu_count() or 1)
 """Layers of wheels made at once."""

@@ -80,12 +80,11 @@ def _verify(session: Session, lockfile: Lockfile, target: TargetLock, options: V
     load = load_request(maker)
     with open_runner(session, maker, documents, options.runner) as runner, _told(session, target):
         request = requests_for(models, load=load)
-        completed = runner.run(
-            Run(argv=(*SELF_TEST, "serve-request"), environment=ENVIRONMENT, stdin=request, limits=options.limits)
-        )
+        completed = runner.run(_asking(request, options.limits))
+        accelerator = _accelerator(target, models, load.provider, runner, options.limits)
         isolation = getattr(runner, "mode", "engine")
     evaluation = evaluate(models, answer_of(completed), load=True)
-    report = _report(lockfile, target, documents, closure, load, evaluation, runner, isolation)
+    report = _report(lockfile, target, documents, closure, load, accelerator, evaluation, runner, isolation)
     path = session.project / REPORTS / f"{target.name}.intoto.json"
     with refusing_writes(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -229,12 +228,38 @@ def _sandbox(session: Session, maker: LayerMaker) -> Iterator[SandboxRunner]:
         yield SandboxRunner(root, machine=target, environment=ENVIRONMENT, emulator=emulator)
 
 
-def _accelerator(target: TargetLock) -> Check:
-    """The fourth verdict, which no host without a GPU can give."""
+def _asking(request: bytes, limits: Limits, *, gpu: bool = False) -> Run:
+    """The harness of the image, with a request."""
+    argv = (*SELF_TEST, "serve-request")
+    return Run(argv=argv, environment=ENVIRONMENT, stdin=request, limits=limits, gpu=gpu)
+
+
+def _accelerator(
+    target: TargetLock, models: Sequence[ModelUnderTest], provider: str, runner: Runner, limits: Limits
+) -> Check:
+    """The fourth verdict; not run where there is no GPU to run on, or nothing to run."""
     if target.gpu is None:
         return Check(verdict=Verdict.NOT_RUN, note="a CPU target has none")
-    note = "what runs on the GPU itself is not proven: its kernels, the host's driver, the GPU's memory"
-    return Check(verdict=Verdict.NOT_RUN, note=note)
+    why = runner.why_no_gpu() or _nothing_to_run(models, provider)
+    if why:
+        unproven = "not proven: kernels on the GPU, the host's driver, the GPU's memory"
+        return Check(verdict=Verdict.NOT_RUN, note=f"{why}; {unproven}")
+    from nnenv.verify.accelerator import accelerated_requests, accelerator_check
+
+    precise, production, placement = (
+        answer_of(runner.run(_asking(request, limits, gpu=True))) for request in accelerated_requests(models, provider)
+    )
+    return accelerator_check(models, (precise, production, placement), provider)
+
+
+def _nothing_to_run(models: Sequence[ModelUnderTest], provider: str) -> str:
+    """Why no model can show that the accelerator works; empty if one can."""
+    if not provider:
+        return "no ONNX Runtime with a GPU provider is locked"
+    without = [model.name for model in models if not model.cases]
+    if not models or without:
+        return f"no case for {', '.join(without)}" if without else "the target has no model"
+    return ""
 
 
 def _report(
@@ -243,6 +268,7 @@ def _report(
     documents: ImageDocuments,
     closure: Check,
     load: LoadRequest,
+    accelerator: Check,
     evaluation: Evaluation,
     runner: Runner,
     isolation: str,
@@ -261,12 +287,13 @@ def _report(
             vacuous=vacuous,
             self_made=self_made,
             accelerator_required=target.gpu is not None,
+            accelerator=accelerator.verdict,
         ),
         checks={
             "closure": closure,
             "load": loading,
             "reference": reference,
-            "accelerator": _accelerator(target),
+            "accelerator": accelerator,
         },
         manifest_digest=documents.manifest_digest,
         config_digest=documents.config_digest,
