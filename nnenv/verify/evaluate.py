@@ -83,8 +83,8 @@ def requests_for(
 ) -> bytes:
     """The request for `harness.py serve-request`: the load, then each model opened and its cases run.
 
-    `session` says more of how models are opened: `providers`, `provider_options`. Each case runs RUNS_PER_CASE times: as
-    it is, and with the two inputs of the vacuity probe.
+    `session` says more of how models are opened: `providers`, `provider_options`. Each case runs RUNS_PER_CASE times:
+    as it is, and with the two inputs of the vacuity probe.
     """
     blobs = Blobs()
     actions: list[dict[str, object]] = []

@@ -23,7 +23,7 @@ EXPECTED = np.array([1.0, 2.0, 4.0], dtype=np.float32)
 
 def model(**settings: Any) -> ModelUnderTest:
     """One model with one case."""
-    case = Case(inputs={"x": np.ones(3, dtype=np.float32)}, expected={"y": EXPECTED})
+    case = Case(name="one", inputs={"x": np.ones(3, dtype=np.float32)}, expected={"y": EXPECTED})
     under_test = CaseUnderTest(case=case, settings=CaseSettings(**settings))
     return ModelUnderTest(name="m", path="/m.onnx", sha256=SHA, cases=(under_test,))  # type: ignore[arg-type]
 

@@ -50,7 +50,7 @@ def saved(path: Path, *nodes: onnx.NodeProto, expected: Any) -> ModelUnderTest:
         name=path.stem,
         path=str(path),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),  # type: ignore[arg-type]
-        cases=(CaseUnderTest(case=Case(inputs={"x": INPUT}, expected={"y": expected})),),
+        cases=(CaseUnderTest(case=Case(name="one", inputs={"x": INPUT}, expected={"y": expected})),),
     )
 
 
@@ -82,7 +82,7 @@ def test_all_of_a_model_on_the_provider(tmp_path: Path, verdict: Callable[..., C
 
 
 def test_a_node_that_falls_back(tmp_path: Path, verdict: Callable[..., Check]) -> None:
-    """OpenVINO has no Inverse: onnxruntime runs it on the CPU without a word; the outputs are right, and it is found."""
+    """OpenVINO has no Inverse: onnxruntime runs it on the CPU without a word, and the outputs are right."""
     nodes = (
         helper.make_node("MatMul", ["x", "x"], ["a"]),
         helper.make_node("Inverse", ["a"], ["y"], domain="com.microsoft"),
