@@ -6,6 +6,7 @@ Inner code raises with data; `cli.render` makes sentences of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 CODES: Final[dict[str, str]] = {
@@ -50,6 +51,7 @@ CODES: Final[dict[str, str]] = {
     "path-escapes": "A path leaves the project directory.",
     "path-refused": "A path or link that no image layer can hold.",
     "python-unsatisfiable": "No set of wheels meets the requirements of the target.",
+    "repair-impossible": "model.toml says it in a way that --apply-fix cannot edit.",
     "revision-unknown": "A git revision does not exist, or holds no model.lock.",
     "sandbox-unavailable": "This host offers no way to isolate a process.",
     "signature-invalid": "A Debian Release file is not signed by the distribution's key.",
@@ -67,11 +69,25 @@ CODES: Final[dict[str, str]] = {
 """Code -> meaning; `docs/errors.md` lists the same codes (a test compares)."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repair:
+    """A change of model.toml that was tried, and helps; `nnenv lock --apply-fix` makes it."""
+
+    what: str
+    """For people, with what it leads to."""
+    key: tuple[str, ...]
+    """Path of the key to change; the last part of `requires.packages` is an array."""
+    old: str = ""
+    """The element of the array that is replaced; empty where the key holds no array of requirements."""
+    new: str = ""
+    """The element in its place, or the key's value as TOML; empty to remove the key."""
+
+
 class NnenvError(Exception):
     """A refusal with everything a person or a program needs.
 
     `code` is a key of `CODES`; `what` one sentence; `where` a file:line, key path, package or target;
-    `because` the evidence, one line each; `fix` what the user can do, one line each.
+    `because` the evidence, one line each; `fix` what the user can do, one line each; `repairs` what nnenv can do.
     """
 
     def __init__(
@@ -82,6 +98,7 @@ class NnenvError(Exception):
         where: str | None = None,
         because: Sequence[str] = (),
         fix: Sequence[str] = (),
+        repairs: Sequence[Repair] = (),
         exit_code: int = 1,
     ) -> None:
         assert code in CODES, code
@@ -90,7 +107,8 @@ class NnenvError(Exception):
         self.what = what
         self.where = where
         self.because = tuple(because)
-        self.fix = tuple(fix)
+        self.repairs = tuple(repairs)
+        self.fix = (*(f"{one.what}  (--apply-fix {n})" for n, one in enumerate(self.repairs, 1)), *fix)
         self.exit_code = exit_code
 
     def as_json(self) -> dict[str, object]:
@@ -101,7 +119,12 @@ class NnenvError(Exception):
             "where": self.where,
             "because": list(self.because),
             "fix": list(self.fix),
+            **({"repairs": [_repair_json(one) for one in self.repairs]} if self.repairs else {}),
         }
+
+
+def _repair_json(repair: Repair) -> dict[str, object]:
+    return {"what": repair.what, "key": list(repair.key), "old": repair.old, "new": repair.new}
 
 
 class SeveralErrors(NnenvError):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from nnenv.errors import NnenvError
+from nnenv.errors import NnenvError, Repair
 from nnenv.resolve.compat import is_part_of_cuda
 from nnenv.resolve.hardware import GpuTarget, is_exact
 from nnenv.resolve.hardware_result import cuda_in, floor_in, major_in
@@ -60,13 +60,17 @@ def explained(
     reason = _difference(alone) if together else _demand(clash, target, solve)
     if reason is None:
         return error
-    fixes = [*_other_versions(requirements, clash, target, solve, place), *_other_targets(requirements, target, solve)]
+    repairs = [
+        *_other_versions(requirements, clash, target, solve, place),
+        *_other_targets(requirements, target, solve),
+    ]
     return NnenvError(
         reason.code,
         f"target {target.name}: {reason.what}",
         where=error.where,
         because=reason.because or _without_supply(error.because),
-        fix=fixes[:_MOST_REPAIRS] or error.fix,
+        repairs=repairs[:_MOST_REPAIRS],
+        fix=() if repairs else error.fix,
     )
 
 
@@ -163,7 +167,7 @@ def _without(target: GpuTarget, capability: str) -> GpuTarget:
 
 def _other_versions(
     requirements: Sequence[str], clash: Sequence[str], target: GpuTarget, solve: Solve, place: Place
-) -> Iterator[str]:
+) -> Iterator[Repair]:
     """Repairs that move one package of the clash and leave all else."""
     for text in reversed(clash):
         read = read_requirement(text)
@@ -175,7 +179,9 @@ def _other_versions(
             continue
         version = next((wheel.version for wheel in wheels if _is_meant(wheel, read.name)), "")
         if version:
-            yield f"{_bare(text)}=={version} instead of {text}{_at(place(text))}  ->  {_cost(wheels)}"
+            new = f"{_bare(text)}=={version}"
+            what = f"{new} instead of {text}{_at(place(text))}  ->  {_cost(wheels)}"
+            yield Repair(what=what, key=("requires", "packages"), old=text, new=new)
 
 
 def _bare(text: str) -> str:
@@ -191,27 +197,33 @@ def _is_meant(wheel: ChosenWheel, name: str) -> bool:
     )
 
 
-def _other_targets(requirements: Sequence[str], target: GpuTarget, solve: Solve) -> Iterator[str]:
+def _other_targets(requirements: Sequence[str], target: GpuTarget, solve: Solve) -> Iterator[Repair]:
     """Repairs that ask less of the image, or more of the hosts."""
-    tries: list[tuple[str, GpuTarget]] = [
-        (f"compute-capability without {one}", _without(target, one))
+    tries: list[tuple[str, str, GpuTarget]] = [
+        ("compute-capability", f"compute-capability without {one}", _without(target, one))
         for one in target.capabilities
         if len(target.capabilities) > 1
     ]
     if target.driver:
-        tries.append(("driver", replace(target, driver="")))
+        tries.append(("driver", "", replace(target, driver="")))
     if target.cudnn:
-        tries.append(("without cudnn", replace(target, cudnn="")))
+        tries.append(("cudnn", "without cudnn", replace(target, cudnn="")))
     if target.cuda:
-        tries.append(("cuda", replace(target, cuda="")))
-    for what, relaxed in tries:
+        tries.append(("cuda", "", replace(target, cuda="")))
+    for key, what, relaxed in tries:
         try:
             wheels = solve(requirements, relaxed)
         except NnenvError:
             continue
         versions = {wheel.record.project: wheel.version for wheel in wheels}
-        meant = {"cuda": f'cuda = "{major_in(versions)}"', "driver": f'driver = ">={floor_in(versions)}"'}
-        yield f"{meant.get(what, what)}  ->  {_cost(wheels)}"
+        values = {
+            "cuda": f'"{major_in(versions)}"',
+            "driver": f'">={floor_in(versions)}"',
+            "compute-capability": "[" + ", ".join(f'"{one}"' for one in relaxed.capabilities) + "]",
+        }
+        value = values.get(key, "")
+        text = f"{what or f'{key} = {value}'}  ->  {_cost(wheels)}"
+        yield Repair(what=text, key=("targets", target.name, key), new=value)
 
 
 def _cost(wheels: Sequence[ChosenWheel]) -> str:

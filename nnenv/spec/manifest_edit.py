@@ -98,6 +98,32 @@ def without_requirements(data: bytes, path: KeyPath, names: Collection[str], nam
     return Edited(data=_written(data, text, place, array, path, kept), edits=edits)
 
 
+def with_value(data: bytes, path: KeyPath, value: str) -> Edited:
+    """The manifest with another value, written as TOML, at a key that it has; without the key if `value` is empty.
+
+    KeyError for a key that is not there in so many words.
+    """
+    text = _lines(data)
+    found = next((place for place in places(text) if place.path == path), None)
+    if found is None or (not value and found.form is not Form.PAIR):
+        raise KeyError(".".join(path))
+    before = text[found.value : found.end]
+    if value:
+        edited = text[: found.value] + value + text[found.end :]
+    else:
+        edited = text[: found.start] + text[text.find("\n", found.end) + 1 or len(text) :]
+    edited = _with_line_ends_of(data.decode(), edited)
+    expected = tomllib.loads(data.decode())
+    table = expected
+    for part in path[:-1]:
+        table = table[part]
+    del table[path[-1]]
+    if value:
+        table[path[-1]] = tomllib.loads(f"x = {value}")["x"]
+    assert tomllib.loads(edited) == expected, f"{'.'.join(path)} of model.toml cannot be edited"
+    return Edited(data=edited.encode(), edits=(Edit(array=".".join(path), before=before, after=value),))
+
+
 def with_test(data: bytes, model: str, folder: str) -> bytes | None:
     """The manifest with `[[models.MODEL.tests]]` for a folder of test cases, below what it says of the model.
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nnenv.adapters.files import compare_and_swap, refusing_writes
-from nnenv.errors import NnenvError
+from nnenv.errors import NnenvError, Repair
 from nnenv.spec.manifest import DEBIAN_PACKAGE, DISTRIBUTION, Manifest
 from nnenv.spec.manifest_edit import (
     PACKAGES,
@@ -20,6 +20,7 @@ from nnenv.spec.manifest_edit import (
     array_path,
     listed,
     with_requirements,
+    with_value,
     without_requirements,
 )
 from nnenv.spec.manifest_toml import (
@@ -92,6 +93,64 @@ def remove_requirements(session: Session, names: Sequence[str], options: EditOpt
         if name not in present:
             raise _not_required(data, manifest, name, sorted(present), options)
     return _put(session, data, without_requirements(data, options.path, wanted, name_of), options)
+
+
+def apply_repair(session: Session, number: int, options: LockOptions) -> EditOutcome:
+    """Lock; where that is refused with repairs, make the one of this number in model.toml, and lock what it says then.
+
+    Both files are written, or none; with `options.dry_run` none. Raises `usage` for a number that no repair has, or
+    where nothing is to repair; `repair-impossible` where model.toml says it in a way that cannot be edited.
+    """
+    data = session.manifest_bytes()
+    try:
+        lock_for(session, data, session.lock_bytes(), options)
+    except NnenvError as error:
+        conflict = next((one for one in getattr(error, "errors", (error,)) if one.repairs), error)
+    else:
+        what = "there is nothing to repair: the lock can be made"
+        raise NnenvError("usage", what, fix=["run `nnenv lock`"], exit_code=2)
+    if not 1 <= number <= len(conflict.repairs):
+        known = f"there are {len(conflict.repairs)} repairs" if conflict.repairs else "nnenv knows no repair"
+        raise NnenvError(
+            "usage",
+            f"--apply-fix {number}: {known}",
+            where=conflict.where,
+            because=[conflict.what, *conflict.fix],
+            exit_code=2,
+        )
+    edited = _repaired(data, conflict.repairs[number - 1], conflict.where or "")
+    if options.dry_run:
+        outcome, _ = lock_for(session, edited.data, session.lock_bytes(), options)
+        return EditOutcome(edits=edited.edits, lock=outcome)
+    return _put(session, data, edited, EditOptions(exclude_newer=options.exclude_newer))
+
+
+def _repaired(data: bytes, repair: Repair, where: str) -> Edited:
+    """The manifest after a repair."""
+    try:
+        if not repair.old:
+            return with_value(data, repair.key, repair.new)
+        return _with_other_requirement(data, repair)
+    except KeyError as error:
+        raise NnenvError(
+            "repair-impossible",
+            f"{MANIFEST_NAME} cannot be edited: {error.args[0]} is not there in so many words",
+            where=where or None,
+            fix=[f"write it yourself: {repair.what}"],
+        ) from None
+
+
+def _with_other_requirement(data: bytes, repair: Repair) -> Edited:
+    """The manifest with a requirement replaced, in `[requires]` and in every target that asks for it."""
+    edited = Edited(data=data, edits=())
+    targets = [target.name for target in parse_manifest(data).targets]
+    for path in (array_path("", PACKAGES), *(array_path(name, PACKAGES) for name in targets)):
+        if normal_requirement(repair.old) in map(normal_requirement, listed(edited.data, path)):
+            more = with_requirements(edited.data, path, [repair.new], _identity, _name)
+            edited = Edited(data=more.data, edits=(*edited.edits, *more.edits))
+    if not edited.edits:
+        raise KeyError(repair.old)
+    return edited
 
 
 def _put(session: Session, old: bytes, edited: Edited, options: EditOptions) -> EditOutcome:

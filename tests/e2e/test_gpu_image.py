@@ -22,7 +22,7 @@ from nnenv.adapters.store import Store
 from nnenv.image.plan import plan_layers
 from nnenv.spec.artifact import Artifact
 from nnenv.spec.lock_toml import write_lock
-from nnenv.spec.lockfile import artifact_order
+from nnenv.spec.lockfile import artifact_order, digests_used
 from nnenv.verify.evaluate import answer_of, evaluate, requests_for
 from nnenv.verify.ladder import Verdict
 from nnenv.verify.load_report import load_check
@@ -165,7 +165,9 @@ def mutated(image: Made, folder: Path, **changed: Any) -> User:
     lock = user.lock()
     artifacts = changed.pop("artifacts", ())
     target = replace(lock.targets[0], image=None, **changed)
-    everything = tuple(sorted({*lock.artifacts, *artifacts}, key=artifact_order))
+    used = digests_used((target,), lock.models, lock.files)
+    known = {one.sha256: one for one in (*lock.artifacts, *artifacts)}
+    everything = tuple(sorted((known[sha256] for sha256 in used), key=artifact_order))
     user.lock_path.write_bytes(write_lock(replace(lock, targets=(target,), artifacts=everything)))
     return user
 
@@ -282,9 +284,11 @@ def replaced(path: Path, content: bytes | None) -> Iterator[None]:
             kept.rename(path)
 
 
-def stub_driver(folder: Path, error: int) -> bytes:
-    """A libcuda.so.1 that has no device: every function that CUDA's runtime looks for reports `error`."""
-    names = subprocess.run(["strings", "-n", "5", folder], capture_output=True, text=True, check=True).stdout.split()
+def stub_driver(libraries: list[Path], error: int) -> bytes:
+    """A libcuda.so.1 that has no device: every function that these libraries look for reports `error`."""
+    names = subprocess.run(
+        ["strings", "-n", "5", *libraries], capture_output=True, text=True, check=True
+    ).stdout.split()
     functions = sorted({name for name in names if re.fullmatch(r"cu[A-Z][A-Za-z0-9]+(?:_v[0-9]+)?", name)})
     source = "".join(f"int {name}(void) {{ return {error}; }}\n" for name in functions if name != "cuDriverGetVersion")
     source += "int cuDriverGetVersion(int *v) { *v = 12090; return 0; }\n"
@@ -296,12 +300,13 @@ def stub_driver(folder: Path, error: int) -> bytes:
 
 
 def test_driver_absent_and_library_missing_are_told_apart(image: Made, root: Path) -> None:
-    """Without a driver, with one that has no device, without cuFFT, without the linker's cache, with another cuFFT."""
+    """Without a driver, with one that has no device, without cuFFT, the linker's cache, a part of cuDNN."""
     nvidia = next(root.glob("opt/nnenv/lib/python3*/site-packages/nvidia"))
     cufft = next(nvidia.glob("cufft/lib/libcufft.so.*"))
     cudart = next(nvidia.glob("cuda_runtime/lib/libcudart.so.*"))
+    engines = next(nvidia.glob("cudnn/lib/libcudnn_engines_runtime_compiled.so.*"))
     assert loaded(image, root).verdict is Verdict.PASSED
-    with replaced(root / "usr/lib/x86_64-linux-gnu/libcuda.so.1", stub_driver(cudart, 100)):
+    with replaced(root / "usr/lib/x86_64-linux-gnu/libcuda.so.1", stub_driver([cudart, engines], 100)):
         check = loaded(image, root)
         assert check.verdict is Verdict.PASSED, check
     with replaced(cufft, None):
@@ -310,6 +315,5 @@ def test_driver_absent_and_library_missing_are_told_apart(image: Made, root: Pat
     with replaced(root / "etc/ld.so.cache", None):
         found = {finding.code for finding in loaded(image, root).findings}
         assert {"cuda-library-failed", "provider-library-missing"} <= found
-    engines = next(nvidia.glob("cudnn/lib/libcudnn_ops.so.*"))
-    with replaced(engines, None):
+    with replaced(next(nvidia.glob("cudnn/lib/libcudnn_ops.so.*")), None):
         assert "cuda-library-failed" in {finding.code for finding in loaded(image, root).findings}

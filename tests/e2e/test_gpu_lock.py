@@ -101,3 +101,52 @@ def test_pins_of_cudnn_that_exclude_each_other(project: User) -> None:
     error = refusal(project)
     assert "different versions of nvidia-cudnn-cu12" in error["message"]
     assert "tensorflow 2.18.1 pins 9.3.0.75, torch 2.6.0 pins 9.1.0.70" in error["because"][0]
+
+
+def test_a_repair_is_made(project: User) -> None:
+    """`--apply-fix N` edits model.toml as the refusal said, and locks; a number that is not offered changes nothing."""
+    declare(project, '"torch==2.10.0", "onnxruntime>=1.27"', gpu='cuda = ">=12"')
+    manifest = project.project / "model.toml"
+    before = manifest.read_bytes()
+    error = refusal(project)
+    repairs = error["repairs"]
+    assert [repair["key"] for repair in repairs] == [["requires", "packages"]] * len(repairs)
+    assert project.run("lock", "--apply-fix", "9").code == 2
+    assert project.run("lock", "--apply-fix", "1", "--check").code == 2
+    assert "would change" in project.must("lock", "--apply-fix", "1", "--dry-run", timeout=900).out
+    assert manifest.read_bytes() == before
+    assert not project.lock_path.exists()
+    number = next(at for at, repair in enumerate(repairs, 1) if repair["old"] == "onnxruntime>=1.27")
+    project.must("lock", "--apply-fix", str(number), timeout=900)
+    assert manifest.read_text() == before.decode().replace("onnxruntime>=1.27", repairs[number - 1]["new"])
+    assert versions(project, "gpu")["onnxruntime-gpu"] == "1.26.0"
+    project.must("lock", "--check")
+    assert "nothing to repair" in project.run("lock", "--apply-fix", "1").err
+
+
+def test_a_repair_of_the_target(project: User) -> None:
+    """The driver that the fleet must have."""
+    declare(project, '"onnxruntime>=1.20"', gpu='cuda = "12"; driver = ">=470"')
+    (number,) = [
+        at for at, one in enumerate(refusal(project)["repairs"], 1) if one["key"] == ["targets", "gpu", "driver"]
+    ]
+    project.must("lock", "--apply-fix", str(number), timeout=900)
+    assert 'driver = ">=525.60.13"' in (project.project / "model.toml").read_text()
+
+
+def test_a_pinned_cufft_and_an_upgrade_of_numpy(project: User) -> None:
+    """cuFFT 11.2.1.3 needs nvJitLink on arm64 alone; `-P numpy` moves numpy and nothing of CUDA."""
+    pinned = '"nvidia-cufft-cu12==11.2.1.3", "numpy<2.3"'
+    declare(project, pinned, amd64='cuda = "12"', arm64='cuda = "12"; platform = "linux/arm64"')
+    project.must("lock", timeout=900)
+    assert not [name for name in versions(project, "amd64") if "nvjitlink" in name]
+    assert [name for name in versions(project, "arm64") if "nvjitlink" in name]
+    before = {name: versions(project, name) for name in ("amd64", "arm64")}
+    declare(project, pinned.replace("<2.3", ""), amd64='cuda = "12"', arm64='cuda = "12"; platform = "linux/arm64"')
+    project.must("lock", timeout=900)
+    assert {name: versions(project, name) for name in before} == before
+    project.must("lock", "-P", "numpy", timeout=900)
+    for name, old in before.items():
+        new = versions(project, name)
+        assert {one for one in new if new[one] != old.get(one)} == {"numpy"}
+        assert new.keys() == old.keys()

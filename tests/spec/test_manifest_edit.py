@@ -320,3 +320,53 @@ def test_places_of_every_kind_of_value() -> None:
         ("l", ""),
         ("l.i", '"""\nj = "1"\n"""'),
     ]
+
+
+TARGETS = b"""# a fleet
+[targets.gpu]
+cuda = "12" # any minor
+driver = ">=470"  # old
+compute-capability = [
+  "7.0", # V100
+]
+
+[targets.small]
+cudnn = "9"
+[targets]
+inline = { cuda = "13" }
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "before", "after"),
+    [
+        (("targets", "gpu", "driver"), '">=525"', b'driver = ">=470"  # old', b'driver = ">=525"  # old'),
+        (("targets", "gpu", "cuda"), '"13"', b'cuda = "12" # any minor', b'cuda = "13" # any minor'),
+        (
+            ("targets", "gpu", "compute-capability"),
+            '["8.0"]',
+            b'compute-capability = [\n  "7.0", # V100\n]',
+            b'compute-capability = ["8.0"]',
+        ),
+        (("targets", "small", "cudnn"), "", b'cudnn = "9"\n', b""),
+    ],
+)
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n"])
+def test_a_value_is_replaced(path: tuple[str, ...], value: str, before: bytes, after: bytes, ends: bytes) -> None:
+    """Comments, order and line ends stay."""
+    text = TARGETS.replace(b"[targets]\n", b"").replace(b'inline = { cuda = "13" }\n', b"")
+    edited = with_value(text.replace(b"\n", ends), path, value)
+    assert edited.data == text.replace(before, after).replace(b"\n", ends)
+    (edit,) = edited.edits
+    assert edit.array == ".".join(path)
+    assert edit.after == value
+
+
+def test_a_key_that_is_not_there() -> None:
+    """KeyError, and a member of an inline table cannot be removed."""
+    inline = b'[targets]\ngpu = { cuda = "12", cudnn = "9" }\n'
+    with pytest.raises(KeyError):
+        with_value(inline, ("targets", "gpu", "driver"), '">=525"')
+    with pytest.raises(KeyError):
+        with_value(inline, ("targets", "gpu", "cudnn"), "")
+    assert with_value(inline, ("targets", "gpu", "cuda"), '"13"').data == inline.replace(b'"12"', b'"13"')

@@ -89,8 +89,8 @@ def edit_json(outcome: EditOutcome) -> dict[str, Any]:
     }
 
 
-def edit_text(outcome: EditOutcome, palette: Palette) -> str:
-    """What `nnenv add` and `nnenv remove` print: the edits, then what became of the lock."""
+def edit_text(outcome: EditOutcome, palette: Palette, *, dry_run: bool = False) -> str:
+    """What `nnenv add` and `nnenv remove` print: the edits, then what became of the lock; or what would."""
     lines = [_edit_line(edit.array, edit.before, edit.after) for edit in outcome.edits]
     text = "".join(f"{line}\n" for line in lines)
     written = f"wrote {MANIFEST_NAME}" if outcome.edits else f"{MANIFEST_NAME} has this already"
@@ -99,6 +99,8 @@ def edit_text(outcome: EditOutcome, palette: Palette) -> str:
     locked = f"wrote {LOCK_NAME}" if outcome.lock.changed else f"{LOCK_NAME} is up to date"
     joined = f"{MANIFEST_NAME} and {LOCK_NAME}"
     result = f"wrote {joined}" if outcome.edits and outcome.lock.changed else f"{written}; {locked}"
+    if dry_run:
+        result = f"{joined} would change"
     news = [] if outcome.lock.first else outcome.lock.changes  # every target of a first lock is new
     return text + lock_text(outcome.lock.summary, news, palette("green", result))
 

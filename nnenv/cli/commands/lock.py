@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nnenv.cli.arguments import Parser, describe
+from nnenv.cli.arguments import Parser, describe, positive
 from nnenv.cli.output import emit, notice, palette
 from nnenv.cli.render import bytes_text, table, took
 from nnenv.spec.names import LOCK_NAME
@@ -25,7 +25,8 @@ def add_arguments(parser: Parser, environment: Mapping[str, str]) -> None:
         "Old pins are kept unless -U or -P. A lock that still fits is confirmed without network.",
         "  nnenv lock                 # make or confirm model.lock\n"
         "  nnenv lock --check         # only say whether it fits; exit code 1 if not\n"
-        "  nnenv lock -P numpy        # move numpy, and only what must move with it",
+        "  nnenv lock -P numpy        # move numpy, and only what must move with it\n"
+        "  nnenv lock --apply-fix 1   # make the first repair that a refused lock offers",
     )
     parser.add_argument("-U", "--upgrade", action="store_true", help="forget all pins")
     parser.add_argument(
@@ -33,6 +34,10 @@ def add_arguments(parser: Parser, environment: Mapping[str, str]) -> None:
     )
     parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if the lock does not fit")
     parser.add_argument("--dry-run", action="store_true", help="resolve and report, but write nothing")
+    parser.add_argument(
+        "--apply-fix", type=positive, metavar="N", default=0,
+        help="change model.toml as repair N of a refused lock says, and lock",
+    )  # fmt: skip
     parser.add_argument(
         "--exclude-newer", type=moment, metavar="TIME", default=environment.get("NNENV_EXCLUDE_NEWER", ""),
         help="ignore files uploaded after this moment (2026-01-31T00:00:00Z)",
@@ -58,6 +63,8 @@ def moment(text: str) -> str:
 
 def run(session: Session, arguments: argparse.Namespace) -> int:
     """Make or confirm the lock, and print what is in it and what moved."""
+    if arguments.apply_fix:
+        return _repair(session, arguments)
     unhurried = arguments.upgrade or arguments.upgrade_package or arguments.exclude_newer
     summary = None if unhurried else confirmed(session)
     if summary is not None:
@@ -75,6 +82,30 @@ def run(session: Session, arguments: argparse.Namespace) -> int:
     )
     outcome = healed(lambda: lock_project(session, options), notice(arguments))
     _print(session, arguments, outcome.summary, outcome.changes, first=outcome.first, changed=outcome.changed)
+    return 0
+
+
+def _repair(session: Session, arguments: argparse.Namespace) -> int:
+    """Change model.toml as a repair says, lock, and print both."""
+    if arguments.check:
+        from nnenv.errors import NnenvError
+
+        raise NnenvError("usage", "--check changes nothing, and --apply-fix does", exit_code=2, fix=["use one of them"])
+    from nnenv.cli.commands.add import edit_json, edit_text
+    from nnenv.workflows.editing import apply_repair
+    from nnenv.workflows.healing import healed
+    from nnenv.workflows.locking import LockOptions
+
+    options = LockOptions(
+        upgrade=arguments.upgrade,
+        upgrade_names=frozenset(arguments.upgrade_package),
+        dry_run=arguments.dry_run,
+        exclude_newer=arguments.exclude_newer,
+    )
+    outcome = healed(lambda: apply_repair(session, arguments.apply_fix, options), notice(arguments))
+    emit(
+        arguments, "lock", edit_json(outcome), lambda: edit_text(outcome, palette(arguments), dry_run=arguments.dry_run)
+    )
     return 0
 
 
