@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 _DRIVER_LIBRARY: Final = "libcuda.so.1"
 _LIBRARY_FOLDERS: Final = (
@@ -121,6 +124,55 @@ def _file_system(folder: Path, mounts: Path) -> str:
         if folder.is_relative_to(point) and len(point.parts) >= best:
             best, found = len(point.parts), more.split()[0]
     return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gpu:
+    """One GPU, as the driver describes it."""
+
+    name: str
+    capability: str
+    """`8.6`."""
+    total_bytes: int
+    free_bytes: int
+    """0 where the driver does not say."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuHost:
+    """What this machine could run GPU images with."""
+
+    driver: str
+    """Version of the kernel module, `550.54.15`; empty without one."""
+    gpus: tuple[Gpu, ...]
+    problem: str
+    """Why libcuda told nothing; empty if it did."""
+
+
+_PROBE_SECONDS: Final = 20.0
+
+
+def gpu_host(environment: Mapping[str, str], proc: Path = Path("/proc")) -> GpuHost:
+    """Asks the driver in a process of its own (`gpu_probe`), which gets `environment`."""
+    import json
+
+    module = gpu_facts(proc).driver
+    version = re.search(r"\b[0-9]{3}\.[0-9]+(?:\.[0-9]+)?\b", module)
+    command = [sys.executable, "-I", str(Path(__file__).with_name("gpu_probe.py"))]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=_PROBE_SECONDS, env=dict(environment), check=False, text=True
+        )
+        told: dict[str, Any] = (
+            json.loads(done.stdout) if not done.returncode else {"error": f"asking it ended with {done.returncode}"}
+        )
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        told = {"error": f"asking it failed: {type(error).__name__}"}
+    found = [
+        Gpu(name=one["name"], capability=one["capability"], total_bytes=one["total"], free_bytes=one["free"])
+        for one in told.get("gpus", ())
+    ]
+    return GpuHost(driver=version[0] if version else "", gpus=tuple(found), problem=told.get("error", ""))
 
 
 def gpu_facts(proc: Path = Path("/proc"), folders: tuple[str, ...] = _LIBRARY_FOLDERS) -> GpuFacts:

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from nnenv.errors import NnenvError
+from nnenv.errors import NnenvError, Repair
 from nnenv.formats.core_metadata import CoreMetadata
 from nnenv.resolve import compat
 from nnenv.resolve.compat import TOOLKIT, older
@@ -306,9 +306,20 @@ def allowed_majors(target: GpuTarget) -> tuple[int, ...]:
             f"target {target.name}: CUDA {oldest} needs driver {floor_of(oldest)} or newer",
             where=f"targets.{target.name}.driver",
             because=[f'driver = ">={target.driver}" promises no more than {target.driver} on the hosts'],
-            fix=[
-                f'driver = ">={floor_of(oldest)}", if all hosts have it',
-                *(f'cuda = "{major}", which driver {target.driver} runs' for major in others[:1]),
+            repairs=[
+                Repair(
+                    what=f'driver = ">={floor_of(oldest)}", if all hosts have it',
+                    key=("targets", target.name, "driver"),
+                    new=f'">={floor_of(oldest)}"',
+                ),
+                *(
+                    Repair(
+                        what=f'cuda = "{major}", which driver {target.driver} runs',
+                        key=("targets", target.name, "cuda"),
+                        new=f'"{major}"',
+                    )
+                    for major in others[:1]
+                ),
             ],
         )
     return tuple(running)

@@ -106,10 +106,12 @@ def _provider_findings(request: LoadRequest, loaded: Loaded) -> list[Finding]:
     at_driver = _AT_THE_DRIVER.search(loaded.provider) or any(name in loaded.provider for name in request.driver)
     if not missing and at_driver:
         return []
-    what = f"{request.provider} cannot be loaded" + (f": {missing[0]} is missing" if missing else "")
-    said = loaded.provider or "the harness did not say"
-    code = "provider-library-missing" if missing else "provider-failed"
-    return [Finding(code=code, what=what, where=request.provider, because=tuple(said.splitlines()[:6]))]
+    said = tuple((loaded.provider or "the harness did not say").splitlines()[:6])
+    where = request.provider
+    if missing:
+        what = f"{where} cannot be loaded: {missing[0]} is missing"
+        return [Finding(code="provider-library-missing", what=what, where=where, because=said)]
+    return [Finding(code="provider-failed", what=f"{where} cannot be loaded", where=where, because=said)]
 
 
 _CANNOT_OPEN: Final = re.compile(r"(lib[^/:\s]+): cannot open shared object file")

@@ -21,6 +21,7 @@ from nnenv.adapters.examination import (
     Memory,
     Place,
     gpu_facts,
+    gpu_host,
     has_binary_format,
     memory,
     place,
@@ -125,6 +126,20 @@ def examine(session: Session, *, offline: bool) -> tuple[Line, ...]:
         lines["clock"] = clock_line(skews)
     lines = {**skipped, **lines}
     return tuple(lines[name] for name in (*local, *remote, "clock"))
+
+
+def targets_here(session: Session, names: Sequence[str]) -> tuple[Line, ...]:
+    """Whether this machine could run the images of these targets; NnenvError `target-unknown`, `lock-missing`, …"""
+    from nnenv.workflows.target_host import target_lines
+    from nnenv.workflows.targets import chosen_targets
+
+    targets = chosen_targets(session.lockfile(), names)
+    host = gpu_host(session.environment)
+    try:
+        runtimes: tuple[str, ...] | None = connect().facts().runtimes
+    except NnenvError:
+        runtimes = None
+    return tuple(line for target in targets for line in target_lines(target, host, machine(), runtimes))
 
 
 def usable(lines: Sequence[Line]) -> bool:

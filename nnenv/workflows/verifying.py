@@ -242,8 +242,10 @@ def _accelerator(
         return Check(verdict=Verdict.NOT_RUN, note="a CPU target has none")
     why = runner.why_no_gpu() or _nothing_to_run(models, provider)
     if why:
+        driver = f" and driver {target.gpu.driver} or newer" if target.gpu.driver else ""
         unproven = "not proven: kernels on the GPU, the host's driver, the GPU's memory"
-        return Check(verdict=Verdict.NOT_RUN, note=f"{why}; {unproven}")
+        how = f"`nnenv verify --target {target.name}` on a host with such a GPU{driver} proves them"
+        return Check(verdict=Verdict.NOT_RUN, note=f"{why}; {unproven}; {how}")
     from nnenv.verify.accelerator import accelerated_requests, accelerator_check
 
     precise, production, placement = (

@@ -141,6 +141,7 @@ def test_what_is_in_it(image: Made) -> None:
 def verified(user: User, *arguments: str) -> Any:
     """The one report of `nnenv verify`, and the exit code."""
     finished = user.run("verify", "--runner", "sandbox", "--json", *arguments, timeout=900)
+    assert "reports" in finished.json(), finished.all
     (report,) = finished.json()["reports"]
     return report, finished.code
 

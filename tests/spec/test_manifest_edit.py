@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnenv.spec.manifest_edit import array_path, listed, with_requirements, with_test, without_requirements
+from nnenv.spec.manifest_edit import array_path, listed, with_requirements, with_test, with_value, without_requirements
 from nnenv.spec.manifest_toml import parse_manifest
 from nnenv.spec.toml_places import places
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from nnenv.cli.arguments import Parser, describe
 from nnenv.cli.output import emit, palette
 from nnenv.cli.render import Palette
-from nnenv.workflows.doctoring import Line, State, examine, usable
+from nnenv.workflows.doctoring import Line, State, examine, targets_here, usable
 from nnenv.workflows.session import Session
 
 _STYLES: Final = {State.OK: "green", State.WARNING: "yellow", State.MISSING: "red", State.SKIPPED: "cyan"}
@@ -22,14 +22,20 @@ def add_arguments(parser: Parser, environment: Mapping[str, str]) -> None:
         "Examine this machine: what it offers nnenv, and what to do where something is missing. Nothing is changed,\n"
         "and nothing is waited for longer than 5 seconds. The network is asked for one small page of the Python index\n"
         "and for the signed Release file of Debian; --offline asks for nothing.\n"
-        "Exit code 1 only if nnenv can do nothing here: no place for the store, or too old a Python.",
-        "  nnenv doctor\n  nnenv doctor --offline\n  nnenv doctor --json",
+        "Exit code 1 only if nnenv can do nothing here (no place for the store, or too old a Python), or if the image\n"
+        "of a --target cannot run here: driver, GPUs and container runtime are held against model.lock.",
+        "  nnenv doctor\n  nnenv doctor --offline\n  nnenv doctor --target gpu-cuda12\n  nnenv doctor --json",
     )
+    parser.add_argument(
+        "--target", action="append", metavar="NAME", default=[],
+        help="whether this machine could run this target's image; may be repeated",
+    )  # fmt: skip
 
 
 def run(session: Session, arguments: argparse.Namespace) -> int:
     """Examine, and print one line for each thing."""
-    lines = examine(session, offline=arguments.offline)
+    targets = targets_here(session, arguments.target) if arguments.target else ()
+    lines = (*examine(session, offline=arguments.offline), *targets)
     emit(arguments, "doctor", doctor_json(lines), lambda: doctor_text(lines, palette(arguments)))
     return 0 if usable(lines) else 1
 
