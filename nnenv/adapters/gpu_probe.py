@@ -20,9 +20,9 @@ def gpus() -> dict[str, Any]:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
         return {"error": str(error)}
-    error = cuda.cuInit(0)
-    if error:
-        return {"error": f"cuInit reports error {error}"}
+    code = cuda.cuInit(0)
+    if code:
+        return {"error": f"cuInit reports error {code}"}
     version, count = ctypes.c_int(), ctypes.c_int()
     cuda.cuDriverGetVersion(ctypes.byref(version))
     cuda.cuDeviceGetCount(ctypes.byref(count))

@@ -439,7 +439,13 @@ class LayerMaker:
             for wheel in wheels:
                 if not compiler.is_done(self._wheel_group(wheel)):
                     compiler.submit(self._wheel_group(wheel), _sources(self._wheel_entries(wheel)))
-            return compose(entry for wheel in wheels for entry in compiler.entries(self._wheel_group(wheel)))
+            # Wheels may share a source, as NVIDIA's share nvidia/__init__.py: equal sources can have unequal bytecode,
+            # because marshal marks what else the process refers to. The first wheel's counts.
+            found: dict[str, Entry] = {}
+            for wheel in wheels:
+                for entry in compiler.entries(self._wheel_group(wheel)):
+                    found.setdefault(entry.path, entry)
+            return compose(found.values())
 
     def _interpreter_group(self) -> str:
         return self._group(["interpreter", *self.target.debs])
