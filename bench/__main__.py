@@ -35,6 +35,7 @@ SUITES = {
     "image-scaling": "bench.image_scaling",
     "memory": "bench.memory",
     "facts": "bench.facts",
+    "gpu": "bench.gpu",
     "profile-build": "bench.profile_build",
 }
 """Suite -> module whose function `suite` takes a Run and yields Tables and Plots."""

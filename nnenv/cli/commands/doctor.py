@@ -24,7 +24,7 @@ def add_arguments(parser: Parser, environment: Mapping[str, str]) -> None:
         "and for the signed Release file of Debian; --offline asks for nothing.\n"
         "Exit code 1 only if nnenv can do nothing here (no place for the store, or too old a Python), or if the image\n"
         "of a --target cannot run here: driver, GPUs and container runtime are held against model.lock.",
-        "  nnenv doctor\n  nnenv doctor --offline\n  nnenv doctor --target gpu-cuda12\n  nnenv doctor --json",
+        "  nnenv doctor\n  nnenv doctor --offline\n  nnenv doctor --target cpu\n  nnenv doctor --json",
     )
     parser.add_argument(
         "--target", action="append", metavar="NAME", default=[],
