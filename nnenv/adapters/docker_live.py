@@ -51,6 +51,8 @@ def _create(engine: DockerEngine, image_id: str, run: live.LiveRun, *, has_init:
     from docker.errors import DockerException
     from docker.types import Mount
 
+    from nnenv.adapters.docker_engine import all_gpus
+
     api = engine.client.api
     mounts = [
         Mount(str(volume.destination), str(volume.source), type="bind", read_only=volume.read_only)
@@ -68,6 +70,7 @@ def _create(engine: DockerEngine, image_id: str, run: live.LiveRun, *, has_init:
             tmpfs={"/tmp": f"rw,nosuid,nodev,size={live.scratch_bytes(run)}"},
             mounts=mounts,
             init=has_init,
+            device_requests=all_gpus() if run.gpu else None,
         )
         container = api.create_container(
             image_id,

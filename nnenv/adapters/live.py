@@ -76,6 +76,8 @@ class LiveRun:
     seconds: float | None = None
     terminal: bool = False
     """Whether the command gets a terminal of its own in place of three streams."""
+    gpu: bool = False
+    """Whether the command gets the host's GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -87,7 +87,7 @@ def _run(
         run = _for_a_terminal(run, options, lockfile.debs_of(target), session.environment)
         if run.argv == REPL and not options.command:
             notice(NO_SHELL)
-    ended, runner = _ended(session, maker, documents, options, run, streams)
+    ended, runner = _ended(session, maker, documents, options, run, streams, notice)
     return Ran(ended=ended, target=target.name, image=documents.manifest_digest, runner=runner, argv=tuple(run.argv))
 
 
@@ -98,8 +98,14 @@ def _ended(
     options: RunOptions,
     run: LiveRun,
     streams: Streams,
+    notice: Callable[[str], object],
 ) -> tuple[Ended, str]:
     with open_runner(session, maker, documents, options.runner) as runner:
+        if maker.target.gpu is not None:
+            why = runner.why_no_gpu()
+            run = replace(run, gpu=not why)
+            if why:
+                notice(f"the command gets no GPU: {why}")
         try:
             return runner.live(run, streams), runner.name
         except NnenvError as error:

@@ -160,6 +160,14 @@ def test_without_a_gpu_it_ends_model_valid(image: Made) -> None:
     assert "not proven" in said
 
 
+def test_a_command_without_a_gpu_is_told_so(image: Made) -> None:
+    """Nobody should believe that a slow program runs on a GPU."""
+    line = ("run", "--runner", "sandbox", "--", "python3", "-c", "import onnxruntime; print('ready')")
+    finished = image.user.must(*line, timeout=900)
+    assert finished.out == "ready\n"
+    assert "the command gets no GPU" in finished.err
+
+
 def mutated(image: Made, folder: Path, **changed: Any) -> User:
     """The project with another target in its lock, well-formed as if nnenv had written it."""
     user = image.user.elsewhere(folder)
