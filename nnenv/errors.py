@@ -6,7 +6,6 @@ Inner code raises with data; `cli.render` makes sentences of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 CODES: Final[dict[str, str]] = {
@@ -69,18 +68,21 @@ CODES: Final[dict[str, str]] = {
 """Code -> meaning; `docs/errors.md` lists the same codes (a test compares)."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Repair:
-    """A change of model.toml that was tried, and helps; `nnenv lock --apply-fix` makes it."""
+    """A change of model.toml that was tried, and helps; `nnenv lock --apply-fix` makes it.
 
-    what: str
-    """For people, with what it leads to."""
-    key: tuple[str, ...]
-    """Path of the key to change; the last part of `requires.packages` is an array."""
-    old: str = ""
-    """The element of the array that is replaced; empty where the key holds no array of requirements."""
-    new: str = ""
-    """The element in its place, or the key's value as TOML; empty to remove the key."""
+    `what` is for people, with what it leads to; `key` the path of the key to change. `old` is the element of that array
+    which is replaced, empty where the key holds no array of requirements; `new` the element in its place, or the key's
+    value as TOML, empty to remove the key. A plain class: a confirmed lock is not to pay for importing dataclasses.
+    """
+
+    __slots__ = ("key", "new", "old", "what")
+
+    def __init__(self, *, what: str, key: tuple[str, ...], old: str = "", new: str = "") -> None:
+        self.what = what
+        self.key = key
+        self.old = old
+        self.new = new
 
 
 class NnenvError(Exception):
