@@ -35,6 +35,7 @@ CODES: Final[dict[str, str]] = {
     "internal": "A bug in nnenv.",
     "interrupted": "The user interrupted the command.",
     "layer-collision": "Two artifacts own one path with different bytes.",
+    "libstdcxx-too-new": "A library needs a newer libstdc++ than the target's operating system has.",
     "lock-edited": "model.lock is not what nnenv wrote: edited, merged or torn.",
     "lock-missing": "There is no model.lock.",
     "lock-stale": "model.lock does not match model.toml any more.",
@@ -73,16 +74,26 @@ class Repair:
 
     `what` is for people, with what it leads to; `key` the path of the key to change. `old` is the element of that array
     which is replaced, empty where the key holds no array of requirements; `new` the element in its place, or the key's
-    value as TOML, empty to remove the key. A plain class: a confirmed lock is not to pay for importing dataclasses.
+    value as TOML, empty to remove the key. `more` are further (old, new) of that array.
+    A plain class: a confirmed lock is not to pay for importing dataclasses.
     """
 
-    __slots__ = ("key", "new", "old", "what")
+    __slots__ = ("key", "more", "new", "old", "what")
 
-    def __init__(self, *, what: str, key: tuple[str, ...], old: str = "", new: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        what: str,
+        key: tuple[str, ...],
+        old: str = "",
+        new: str = "",
+        more: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         self.what = what
         self.key = key
         self.old = old
         self.new = new
+        self.more = more
 
 
 class NnenvError(Exception):
@@ -126,7 +137,8 @@ class NnenvError(Exception):
 
 
 def _repair_json(repair: Repair) -> dict[str, object]:
-    return {"what": repair.what, "key": list(repair.key), "old": repair.old, "new": repair.new}
+    plain = {"what": repair.what, "key": list(repair.key), "old": repair.old, "new": repair.new}
+    return {**plain, **({"more": [{"old": old, "new": new} for old, new in repair.more]} if repair.more else {})}
 
 
 class SeveralErrors(NnenvError):

@@ -181,6 +181,7 @@ class PythonIndexes:
         self._without_metadata_files: set[str] = set()
         self._projects: dict[str, IndexProject] = {}
         self._metadata: dict[str, CoreMetadata] = {}
+        self._outlines: dict[str, WheelOutline] = {}
         self._stored: dict[str, _Stored | None] = {}
         self._clock = clock
         self._workers = workers
@@ -241,11 +242,14 @@ class PythonIndexes:
         if not record.sha256:
             record = self._hashed(record, self._file(record))
         key = f"{record.sha256}-{probes.digest}" if probes != NO_PROBES else record.sha256
-        packed = self.store.load(_OUTLINES, key)
-        if packed is None:
-            packed = pack_outline(self._read_outline(record, probes))
-            self.store.save(_OUTLINES, key, packed)
-        return unpack_outline(packed)
+        known = self._outlines.get(key)
+        if known is None:
+            packed = self.store.load(_OUTLINES, key)
+            if packed is None:
+                packed = pack_outline(self._read_outline(record, probes))
+                self.store.save(_OUTLINES, key, packed)
+            known = self._outlines[key] = unpack_outline(packed)
+        return known
 
     def _read_outline(self, record: WheelRecord, probes: Probes) -> WheelOutline:
         sha256 = Sha256(record.sha256)

@@ -67,6 +67,8 @@ class Advisory:
     advice: str
     source: str
     date: str
+    notice: bool
+    """Whether whoever locks the release is told; of the others nnenv's rules take care."""
 
 
 @lru_cache(maxsize=1)
@@ -189,6 +191,20 @@ def toolkit_component(distribution: str, cuda_major: int) -> str | None:
     return _components().get((distribution, cuda_major))
 
 
+def distribution_of_component(component: str, cuda_major: int) -> str | None:
+    """The distribution that an extra of cuda-toolkit pins: `cublas`, 12 -> `nvidia-cublas-cu12`."""
+    found = (name for (name, major), extra in _components().items() if major == cuda_major and extra == component)
+    return next(found, None)
+
+
+def published_name(distribution: str) -> str:
+    """The name under which a component has wheels: from CUDA 13 on `-cu13` names placeholders, `nvidia-cublas-cu13`."""
+    base, suffix, major = distribution.rpartition("-cu")
+    if suffix and major.isdigit() and int(major) > _LAST_SUFFIXED and toolkit_component(base, int(major)):
+        return base
+    return distribution
+
+
 def component_name(base: str, cuda_major: int) -> str:
     """A component's distribution for a CUDA major: `nvidia-cublas`, 12 -> `nvidia-cublas-cu12`."""
     return f"{base}-cu{cuda_major}" if cuda_major <= _LAST_SUFFIXED else base
@@ -298,6 +314,7 @@ def all_advisories() -> tuple[Advisory, ...]:
             advice=row["advice"],
             source=row.get("source", table.source),
             date=str(row.get("date", table.date)),
+            notice=row.get("notice", False),
         )
         for row in table.rows
     )

@@ -66,6 +66,8 @@ class DebianFacts:
     """Soname -> package names to try, where the naming policy does not lead to the package."""
     libc_sonames: frozenset[str]
     """What the packages of the C library itself provide."""
+    libstdcxx: tuple[tuple[tuple[int, ...], str, str], ...]
+    """(GCC, newest GLIBCXX, newest CXXABI) of releases that brought new symbol versions, oldest first."""
 
 
 @lru_cache(maxsize=1)
@@ -83,7 +85,18 @@ def debian_facts() -> DebianFacts:
         keyrings=tuple(table["keyrings"]["files"]),
         soname_packages={row["soname"]: tuple(row["packages"]) for row in table["sonames"]},
         libc_sonames=frozenset(table["libc"]["sonames"]),
+        libstdcxx=tuple(
+            (tuple(map(int, row["gcc"].split("."))), row["glibcxx"], row["cxxabi"])
+            for row in table["libstdcxx"]["rows"]
+        ),
     )
+
+
+def libstdcxx_symbols(gcc: str) -> tuple[str, str]:
+    """The newest (GLIBCXX, CXXABI) in the libstdc++ of a GCC, `12.2.0` -> (`3.4.30`, `1.3.13`); "" if unknown."""
+    version = tuple(int(part) for part in gcc.split(".") if part.isdigit())
+    found = [symbols for since, *symbols in debian_facts().libstdcxx if since <= version]
+    return (found[-1][0], found[-1][1]) if found else ("", "")
 
 
 def debian_release(number: str) -> DebianRelease:

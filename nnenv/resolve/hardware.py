@@ -16,7 +16,7 @@ from nnenv.resolve import compat
 from nnenv.resolve.compat import TOOLKIT, older
 from nnenv.resolve.gpu_coverage import Code, LibraryCoverage, cover_all
 from nnenv.resolve.python_catalog import Project, WheelRecord
-from nnenv.resolve.variants import Variants
+from nnenv.resolve.variants import ANY_CUDA, Variants
 from nnenv.resolve.wheel_libraries import cuda_major_of_layout
 from nnenv.resolve.wheel_rules import VIRTUAL, Demand, Judgement, Objection
 from nnenv.spec.elf import ElfFacts
@@ -105,6 +105,8 @@ class CudaRules:
         """
         self.target = target
         self.majors = allowed_majors(target)
+        self.has_guessed = False
+        """Whether a name was taken for its build for the newest CUDA, because the target leaves the major open."""
         self._cuda = SpecifierSet(target.cuda)
         self._cudnn = SpecifierSet(target.cudnn)
         self._variants = variants
@@ -114,7 +116,9 @@ class CudaRules:
         self._missing = missing
 
     def renamed(self, name: str, extras: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-        return self._variants.mapped(name, extras, self.majors[0] if len(self.majors) == 1 else 0)
+        major = self.majors[0] if len(self.majors) == 1 else ANY_CUDA
+        self.has_guessed = self.has_guessed or (major == ANY_CUDA and self._variants.depends_on_major(name))
+        return self._variants.mapped(compat.published_name(name), extras, major)
 
     def roots(self) -> Sequence[Demand]:
         asked = f'is a CUDA target (cuda = "{self.target.cuda}")' if self.target.cuda else "is a CUDA target"
@@ -132,7 +136,7 @@ class CudaRules:
         objection = self._uncovered(wheel, needs)
         if objection is not None:
             return Judgement(objection=objection)
-        demands = self._demands(needs, dict(required))
+        demands = self._demands(wheel.project, needs, dict(required))
         return Judgement(demands=(*demands, *self._missing.get(wheel.project, ())))
 
     # What is outside of what the target asks for
@@ -188,13 +192,22 @@ class CudaRules:
         for soname in compat.lazy_sonames(wheel.project, wheel.version):
             needs.of_soname(soname, f"loads {soname} when it is first used")
 
-    def _demands(self, needs: _Needs, required: Mapping[str, str]) -> Iterator[Demand]:
+    def _demands(self, project: str, needs: _Needs, required: Mapping[str, str]) -> Iterator[Demand]:
         for major, why in sorted(needs.majors.items()):
             yield Demand(name=CUDA, specifier=f"=={major}", why=why)
-        if len(needs.majors) != 1:
-            return
-        (major,) = needs.majors
-        components: dict[str, str] = {}
+        if len(needs.majors) == 1:
+            (major,) = needs.majors
+            components: dict[str, str] = {}
+            yield from self._by_library(needs, required, major, components)
+            yield from self._by_name(project, needs, required, major, components)
+            for component, why in sorted(components.items()):
+                specifier = _toolkit_range(major, needs.built_with)
+                yield Demand(name=TOOLKIT, extras=(component,), specifier=specifier, why=why)
+
+    def _by_library(
+        self, needs: _Needs, required: Mapping[str, str], major: int, components: dict[str, str]
+    ) -> Iterator[Demand]:
+        """What holds the libraries that a wheel needs; parts of the toolkit are added to `components` instead."""
         for soname, why in sorted(needs.sonames.items()):
             provider = compat.provider_of_soname(soname, major)
             if provider is None or is_exact(required.get(provider.distribution, "")):
@@ -205,13 +218,26 @@ class CudaRules:
                 parts = [provider.specifier] if provider.specifier else []
                 if _RUNTIME.fullmatch(provider.distribution) and needs.built_with:
                     parts.append(f">={needs.built_with}")  # the runtime's minor is the toolkit's
+                if _CUDNN.fullmatch(provider.distribution) and needs.cudnn:
+                    parts.append(f">={needs.cudnn}")
                 yield Demand(name=provider.distribution, specifier=",".join(parts), why=why)
+
+    def _by_name(
+        self, project: str, needs: _Needs, required: Mapping[str, str], major: int, components: dict[str, str]
+    ) -> Iterator[Demand]:
+        """What a wheel's own requirements on parts of CUDA leave open, as `_by_library`."""
         for name, specifier in sorted(required.items()):
+            if is_exact(specifier):
+                continue
             component = compat.toolkit_component(name, major)
-            if component and self._coherent and not is_exact(specifier):
+            if component and self._coherent:
                 components.setdefault(component, f"needs {name}{specifier}")
-        for component, why in sorted(components.items()):
-            yield Demand(name=TOOLKIT, extras=(component,), specifier=_toolkit_range(major, needs.built_with), why=why)
+            if _CUDNN.fullmatch(name) and needs.cudnn:
+                why = f"states that it was built with cuDNN {needs.cudnn}"
+                yield Demand(name=name, specifier=f">={needs.cudnn}", why=why)
+        own = compat.toolkit_component(project, major)
+        if own and components:
+            components.setdefault(own, "is a part of the toolkit itself")
 
     # Compute capabilities
 

@@ -64,6 +64,8 @@ def explained(
         *_other_versions(requirements, clash, target, solve, place),
         *_other_targets(requirements, target, solve),
     ]
+    if not repairs:
+        repairs = list(_all_other_versions(requirements, clash, target, solve, place))
     return NnenvError(
         reason.code,
         f"target {target.name}: {reason.what}",
@@ -182,6 +184,32 @@ def _other_versions(
             new = f"{_bare(text)}=={version}"
             what = f"{new} instead of {text}{_at(place(text))}  ->  {_cost(wheels)}"
             yield Repair(what=what, key=("requires", "packages"), old=text, new=new)
+
+
+def _all_other_versions(
+    requirements: Sequence[str], clash: Sequence[str], target: GpuTarget, solve: Solve, place: Place
+) -> Iterator[Repair]:
+    """The repair that moves every package of the clash, where moving one of them does not help."""
+    bounded = [text for text in clash if read_requirement(text).specifier]
+    if len(bounded) < 2:
+        return
+    try:
+        wheels = solve([_bare(text) if text in bounded else text for text in requirements], target)
+    except NnenvError:
+        return
+    moves = []
+    for text in bounded:
+        name = read_requirement(text).name
+        version = next((wheel.version for wheel in wheels if _is_meant(wheel, name)), "")
+        if not version:
+            return
+        if not read_requirement(text).specifier.contains(version, prereleases=True):
+            moves.append((text, f"{_bare(text)}=={version}"))
+    if not moves:
+        return
+    (old, new), *more = moves
+    told = " and ".join(f"{new} instead of {old}{_at(place(old))}" for old, new in moves)
+    yield Repair(what=f"{told}  ->  {_cost(wheels)}", key=("requires", "packages"), old=old, new=new, more=tuple(more))
 
 
 def _bare(text: str) -> str:

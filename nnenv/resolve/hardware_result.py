@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from packaging.version import Version
 
 from nnenv.resolve import compat
 from nnenv.resolve.compat import TOOLKIT, numbers, older
+from nnenv.resolve.debian_facts import libstdcxx_symbols
 from nnenv.resolve.gpu_coverage import Code, cover_all
 from nnenv.resolve.hardware import GpuTarget, floor_of, gpu_code, major_in_name, ptx_driver
 from nnenv.resolve.python import ChosenWheel
+from nnenv.resolve.python_requirement import read_requirement
 from nnenv.resolve.python_target import PythonTarget
 from nnenv.resolve.sonames import SonameDemand, demanded_sonames
 from nnenv.resolve.wheel_rules import Demand, Objection
@@ -53,21 +57,41 @@ def contradictions(
     """What the libraries say against the choice, or for more of it."""
     refused: dict[str, Objection] = {}
     for wheel in wheels:
-        floor = max((_glibc_floor(fact) for fact in facts[wheel.record.project]), default=((0,), ""))
-        if floor[0] > numbers(python.glibc):
-            version = ".".join(map(str, floor[0]))
-            refused[wheel.record.filename] = Objection(
-                code="glibc-too-new",
-                why=f"needs glibc {version}, and the target has {python.glibc}",
-                evidence=(f"{floor[1]} needs GLIBC_{version}",),
-            )
+        objection = _too_new(facts[wheel.record.project], python)
+        if objection is not None:
+            refused[wheel.record.filename] = objection
     return Findings(refused=refused, missing=_missing(wheels, facts, python) if target is not None else {})
 
 
-def _glibc_floor(fact: ElfFacts) -> tuple[tuple[int, ...], str]:
-    """(newest version of glibc that a library asks for, the library)."""
-    asked = (version.removeprefix("GLIBC_") for _, version in fact.version_needs if version.startswith("GLIBC_2."))
-    return max((numbers(version) for version in asked), default=(0,)), fact.path
+def _too_new(libraries: Sequence[ElfFacts], python: PythonTarget) -> Objection | None:
+    """Why libraries do not load with the C and C++ libraries of the target, by the symbol versions they ask for."""
+    glibcxx, cxxabi = libstdcxx_symbols(python.libstdcxx)
+    has_own = any(fact.soname == _LIBSTDCXX for fact in libraries)
+    limits = [("GLIBC", python.glibc, "glibc-too-new", "glibc {}, and the target has {}")]
+    if glibcxx and not has_own:
+        too_new = "libstdc++ with {}_{{}}, and the target has {}_{{}} (GCC " + python.libstdcxx + ")"
+        for prefix, limit in (("GLIBCXX", glibcxx), ("CXXABI", cxxabi)):
+            limits.append((prefix, limit, "libstdcxx-too-new", too_new.format(prefix, prefix)))
+    for prefix, limit, code, why in limits:
+        floor, path = max((_symbol_floor(fact, prefix) for fact in libraries), default=((0,), ""))
+        if floor > numbers(limit):
+            version = ".".join(map(str, floor))
+            return Objection(
+                code=code,
+                why=f"needs {why.format(version, limit)}",
+                evidence=(f"{path} needs {prefix}_{version}",),
+            )
+    return None
+
+
+_LIBSTDCXX: Final = "libstdc++.so.6"
+_SYMBOL_VERSION: Final = re.compile(r"([A-Z]+)_([0-9]+(?:\.[0-9]+)*)")
+
+
+def _symbol_floor(fact: ElfFacts, prefix: str) -> tuple[tuple[int, ...], str]:
+    """(newest version with the prefix that a library asks for, the library); versions that are names do not count."""
+    found = (_SYMBOL_VERSION.fullmatch(version) for _, version in fact.version_needs)
+    return max((numbers(match[2]) for match in found if match and match[1] == prefix), default=(0,)), fact.path
 
 
 def _missing(wheels: Sequence[ChosenWheel], facts: Facts, python: PythonTarget) -> dict[str, tuple[Demand, ...]]:
@@ -94,6 +118,44 @@ def from_the_system(demands: Iterable[SonameDemand], has_accelerator: bool) -> t
         if one.soname not in compat.driver_sonames()
     )
     return tuple(demand for demand in needing if demand.wheels)
+
+
+def notices(wheels: Sequence[ChosenWheel], target: GpuTarget | None) -> tuple[str, ...]:
+    """What whoever locks this choice should know, a sentence each, in order of the wheels."""
+    found: list[str] = []
+    versions = {wheel.record.project: wheel.version for wheel in wheels}
+    major = major_in(versions) if target is not None else None
+    for wheel in wheels:
+        name = f"{wheel.record.project} {wheel.version}"
+        asked = {read_requirement(text).name for text in wheel.requires}
+        if major is not None:
+            placeholders = {one: compat.published_name(one) for one in asked if compat.published_name(one) != one}
+            used = [f"{new} for {old}" for old, new in sorted(placeholders.items()) if new in versions]
+            if used:
+                found.append(f"{name} names packages that have no wheels; taken instead: {', '.join(used)}")
+            lacking = sorted(_added(wheel, major) - asked - set(placeholders.values()))
+            if lacking:
+                found.append(f"{name} needs {', '.join(lacking)} and does not ask for it: added")
+        if wheel.unread:
+            what = "a wheel of a variant was" if wheel.unread == 1 else f"{wheel.unread} wheels of variants were"
+            found.append(f"{wheel.record.project}: {what} skipped, nnenv does not read these yet (PEP 825)")
+        found += [
+            f"{name}: {one.problem} (advice: {one.advice}; `nnenv compat` has the source)"
+            for one in compat.advisories(wheel.record.project, wheel.version)
+            if one.notice
+        ]
+    return tuple(found)
+
+
+def _added(wheel: ChosenWheel, major: int) -> set[str]:
+    """Distributions that the rules made a wheel ask for; what the toolkit pins counts by its own name."""
+    names: set[str] = set()
+    for name, extras, _ in wheel.added:
+        if name == TOOLKIT:
+            names |= {found for one in extras if (found := compat.distribution_of_component(one, major))}
+        else:
+            names.add(name)
+    return names - {wheel.record.project}
 
 
 Versions = Mapping[str, str]

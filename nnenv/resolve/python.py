@@ -18,6 +18,7 @@ from resolvelib import AbstractProvider, BaseReporter, ResolutionImpossible, Res
 from resolvelib.resolvers import Criterion, Resolution
 
 from nnenv.errors import NnenvError
+from nnenv.resolve import compat
 from nnenv.resolve.python_catalog import Project, WheelCatalog, WheelRecord
 from nnenv.resolve.python_offer import Offer, UsableWheel, supports_python
 from nnenv.resolve.python_requirement import PythonMarker, PythonRequirement, read_requirement, specifier_set
@@ -123,6 +124,10 @@ class ChosenWheel:
     requires_python: str
     parents: tuple[str, ...]
     """Names that required it, sorted; `model.toml` for the manifest's own."""
+    added: tuple[tuple[str, tuple[str, ...], str], ...] = ()
+    """(name, extras, why) of what the hardware rules made it ask for, sorted."""
+    unread: int = 0
+    """Wheels of the project that nnenv cannot read, because they are of a variant (PEP 825)."""
 
 
 def resolve_wheels(
@@ -160,18 +165,22 @@ def resolve_wheels(
     chosen = {candidate.wheel.record.project: candidate for candidate in result.mapping.values()}
     parents = _parents(roots, result.mapping, provider)
     return tuple(
-        _chosen(catalog, chosen[name], parents[name]) for name in sorted(parents) if not name.startswith(VIRTUAL)
+        _chosen(provider, chosen[name], parents[name]) for name in sorted(parents) if not name.startswith(VIRTUAL)
     )
 
 
-def _chosen(catalog: WheelCatalog, candidate: Candidate, parents: Iterable[str]) -> ChosenWheel:
-    metadata = catalog.metadata(candidate.wheel.record)
+def _chosen(provider: _Provider, candidate: Candidate, parents: Iterable[str]) -> ChosenWheel:
+    metadata = provider.catalog.metadata(candidate.wheel.record)
+    asked = provider.get_dependencies(Candidate(wheel=candidate.wheel))
+    added = {(item.name, item.extras, item.why) for item in asked if item.why and not item.name.startswith(VIRTUAL)}
     return ChosenWheel(
-        record=catalog.identify(candidate.wheel.record),
+        record=provider.catalog.identify(candidate.wheel.record),
         version=candidate.wheel.text,
         requires=metadata.requires,
         requires_python=metadata.requires_python,
         parents=tuple(sorted(parents)),
+        added=tuple(sorted(added)),
+        unread=provider.offer(candidate.wheel.record.project).of_variants,
     )
 
 
@@ -262,7 +271,7 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
     ) -> list[str]:
         """The one that is preferred: the same as asking for each preference, without the detours."""
 
-        def preference(identifier: str) -> tuple[bool, bool, bool, str]:
+        def preference(identifier: str) -> tuple[bool, bool, bool, bool, str]:
             return self.get_preference(identifier, resolutions, candidates, information, backtrack_causes)
 
         return [min(identifiers, key=preference)]
@@ -274,8 +283,12 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
         candidates: Mapping[str, Iterator[Candidate]],
         information: Mapping[str, Iterator[RequirementInformation[Wanted, Candidate]]],
         backtrack_causes: Sequence[RequirementInformation[Wanted, Candidate]],
-    ) -> tuple[bool, bool, bool, str]:
-        """Decide first what clashed, then what is pinned by `==`, then what is bounded; names break ties."""
+    ) -> tuple[bool, bool, bool, bool, str]:
+        """Decide first what clashed, then what is pinned by `==`, then what is bounded; names break ties.
+
+        Parts of CUDA that nobody pins come after all else: frameworks pin them, and a part that was chosen before its
+        framework rules out one release of that after the other.
+        """
         clashed = any(
             identifier == cause.requirement.identifier
             or (cause.parent is not None and identifier == cause.parent.identifier)
@@ -285,7 +298,8 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
         for entry in information[identifier]:
             exact = exact or entry.requirement.is_exact
             bounded = bounded or entry.requirement.is_bounded
-        return (not clashed, not exact, not bounded, identifier)
+        is_part = not exact and compat.is_part_of_cuda(_split(identifier)[0])
+        return (not clashed, not exact, is_part, not bounded, identifier)
 
     def find_matches(
         self,
@@ -643,8 +657,16 @@ def _impossible(causes: Iterable[RequirementInformation[Wanted, Candidate]], pro
         f"target {target.name}: no set of wheels meets the requirements on {', '.join(names)}",
         where=f"targets.{target.name} (Python {target.python}, {target.machine}, glibc {target.glibc})",
         because=because,
-        fix=["loosen one of these requirements, or add a constraint or override under [policy]"],
+        fix=[
+            *(f"{name}: {advice}" for name in names if (advice := _sdist_advice(name, provider))),
+            "loosen one of these requirements, or add a constraint or override under [policy]",
+        ],
     )
+
+
+def _sdist_advice(name: str, provider: _Provider) -> str | None:
+    """What to do about a name that has source packages alone; None if there is a wheel, or nothing is known."""
+    return None if provider.offer(name).wheels else compat.sdist_only(name)
 
 
 def _cuda_on_cpu(target: PythonTarget, because: Sequence[str], names: Sequence[str]) -> NnenvError:

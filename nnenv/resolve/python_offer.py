@@ -88,6 +88,12 @@ class Offer:
         return Counter(reason for reason in reasons if isinstance(reason, str))
 
     @cached_property
+    def of_variants(self) -> int:
+        """Wheels of a variant, which nobody here can read: a look at the names of the files that no target can use."""
+        names = [*(wheel.filename for wheel in self._project.misnamed), *self._project.other_names]
+        return sum(name.endswith(".whl") and _match(name) is None and _is_of_variant(name) for name in names)
+
+    @cached_property
     def has_final(self) -> bool:
         """Whether any usable wheel is not of a pre-release."""
         return any(not version.is_prerelease and self.wheel(text) for version, text in self.versions())
@@ -183,7 +189,11 @@ def _match(filename: str) -> re.Match[str] | None:
 
 def _unknown_naming(filename: str) -> str:
     """Why a name that is no wheel's as we know them is not used."""
-    return _OF_VARIANTS if len(filename) <= _LONGEST_NAME and _VARIANT.fullmatch(filename) else _MISNAMED
+    return _OF_VARIANTS if _is_of_variant(filename) else _MISNAMED
+
+
+def _is_of_variant(filename: str) -> bool:
+    return len(filename) <= _LONGEST_NAME and _VARIANT.fullmatch(filename) is not None
 
 
 def supports_python(requires_python: str, target: PythonTarget) -> bool | None:

@@ -29,6 +29,8 @@ class PythonTarget:
     """`x86_64` or `aarch64`."""
     glibc: str
     """`2.36`."""
+    libstdcxx: str = ""
+    """The GCC whose libstdc++ the target has, `12.2.0`; empty if that is not known."""
 
     @property
     def minor(self) -> str:

@@ -93,6 +93,12 @@ class Variants:
         added = () if others & set(extras) else build.extras
         return build.distribution, tuple(sorted({*extras, *added}))
 
+    def depends_on_major(self, name: str) -> bool:
+        """Whether what a name means depends on the CUDA major."""
+        group = group_of(name)
+        named = group is not None and name == group.name and group.imports not in self._chosen
+        return group is not None and named and len(group.cuda) > 1
+
     def needs_index(self, name: str, accelerator: Accelerator) -> str:
         """Why what a name means comes from an index of its own; "" if the public one has it."""
         group = group_of(name)

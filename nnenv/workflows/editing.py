@@ -141,15 +141,17 @@ def _repaired(data: bytes, repair: Repair, where: str) -> Edited:
 
 
 def _with_other_requirement(data: bytes, repair: Repair) -> Edited:
-    """The manifest with a requirement replaced, in `[requires]` and in every target that asks for it."""
+    """The manifest with requirements replaced, in `[requires]` and in every target that asks for them."""
     edited = Edited(data=data, edits=())
     targets = [target.name for target in parse_manifest(data).targets]
-    for path in (array_path("", PACKAGES), *(array_path(name, PACKAGES) for name in targets)):
-        if normal_requirement(repair.old) in map(normal_requirement, listed(edited.data, path)):
-            more = with_requirements(edited.data, path, [repair.new], _identity, _name)
-            edited = Edited(data=more.data, edits=(*edited.edits, *more.edits))
-    if not edited.edits:
-        raise KeyError(repair.old)
+    for old, new in ((repair.old, repair.new), *repair.more):
+        before = len(edited.edits)
+        for path in (array_path("", PACKAGES), *(array_path(name, PACKAGES) for name in targets)):
+            if normal_requirement(old) in map(normal_requirement, listed(edited.data, path)):
+                more = with_requirements(edited.data, path, [new], _identity, _name)
+                edited = Edited(data=more.data, edits=(*edited.edits, *more.edits))
+        if len(edited.edits) == before:
+            raise KeyError(old)
     return edited
 
 

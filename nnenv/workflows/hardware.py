@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -11,7 +12,8 @@ from nnenv.adapters.python_index import PythonIndexes
 from nnenv.errors import NnenvError
 from nnenv.resolve.hardware import CpuRules, CudaRules, GpuTarget, allowed_majors
 from nnenv.resolve.hardware_explain import Place, explained
-from nnenv.resolve.hardware_result import Findings, contradictions, gpu_lock
+from nnenv.resolve.hardware_result import Findings, contradictions, gpu_lock, notices
+from nnenv.resolve.path_collisions import path_collisions
 from nnenv.resolve.python import ChosenWheel, PythonPolicy, resolve_wheels
 from nnenv.resolve.python_catalog import WheelRecord
 from nnenv.resolve.python_requirement import read_requirement
@@ -91,6 +93,8 @@ class HardwareChoice:
     """Distribution -> facts of its libraries for the target's machine."""
     gpu: GpuLock | None
     """What is derived for a target with an accelerator."""
+    notices: tuple[str, ...]
+    """What whoever locks it should know, a sentence each."""
 
 
 def choose_wheels(
@@ -127,8 +131,9 @@ def choose_wheels(
         facts = facts_of(knowledge.session, knowledge.indexes, artifacts, knowledge.os, python.machine)
         more = contradictions(wheels, facts, python, target)
         if not more.beyond(search.findings):
+            _insist_on_own_paths(wheels, knowledge, spec)
             gpu = None if target is None else gpu_lock(target, {w.record.project: w.version for w in wheels}, facts)
-            return HardwareChoice(wheels=wheels, facts=facts, gpu=gpu)
+            return HardwareChoice(wheels=wheels, facts=facts, gpu=gpu, notices=notices(wheels, target))
         search = replace(search, findings=search.findings.with_more(more))
     raise NnenvError(
         "python-unsatisfiable",
@@ -137,6 +142,30 @@ def choose_wheels(
         because=sorted(objection.why for objection in search.findings.refused.values())[:12],
         fix=["pin the framework to a version that is known to work on such a machine"],
     )
+
+
+def _insist_on_own_paths(wheels: Sequence[ChosenWheel], knowledge: WheelKnowledge, spec: TargetSpec) -> None:
+    """Raises NnenvError where two wheels own one path with different bytes: `variant-collision` if they stand for one
+    module, else `layer-collision`."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_OUTLINES_AT_ONCE, thread_name_prefix="outline") as pool:
+        outlines = list(pool.map(knowledge.outline, (wheel.record for wheel in wheels)))
+    chosen = {wheel.record.project: wheel for wheel in wheels}
+    for found in path_collisions(dict(zip(chosen, outlines, strict=True))):
+        one, other = (chosen[name] for name in found.distributions)
+        more = f" and {len(found.paths) - 1} more" if len(found.paths) > 1 else ""
+        raise NnenvError(
+            "variant-collision" if colliding(found.distributions) else "layer-collision",
+            f"target {spec.name}: {one.record.project} {one.version} and {other.record.project} {other.version} both"
+            f" bring {found.paths[0]}{more}, with different bytes",
+            where=f"targets.{spec.name}",
+            because=[f"{wheel.record.project} is asked for by {', '.join(wheel.parents)}" for wheel in (one, other)],
+            fix=[
+                "ask for one of them alone",
+                "or for versions that agree, with [policy] constraints",
+            ],
+        )
 
 
 def variants_of(requirements: Sequence[str], spec: TargetSpec) -> Variants:
@@ -198,6 +227,7 @@ class _Search:
     def _with_cuda(
         self, requirements: Sequence[str], target: GpuTarget, *, coherent: bool, max_rounds: int | None = None
     ) -> tuple[ChosenWheel, ...]:
+        """Where a name means another build for each CUDA and the target leaves that open, all are tried in turn."""
         rules = CudaRules(
             target,
             self.variants,
@@ -206,7 +236,16 @@ class _Search:
             missing=self.findings.missing,
             coherent=coherent,
         )
-        return self._resolved(requirements, rules, max_rounds)
+        try:
+            return self._resolved(requirements, rules, max_rounds)
+        except NnenvError:
+            if not rules.has_guessed:
+                raise
+            for major in rules.majors[1:]:
+                older = replace(target, cuda=",".join(filter(None, (target.cuda, f"=={major}.*"))))
+                with suppress(NnenvError):
+                    return self._with_cuda(requirements, older, coherent=coherent, max_rounds=max_rounds)
+            raise
 
     def _resolved(
         self, requirements: Sequence[str], rules: WheelRules, max_rounds: int | None = None
@@ -224,5 +263,7 @@ class _Search:
 
 _ROUNDS_TO_EXPLAIN: Final = 500
 """Steps of each search that an explanation tries; what takes longer is no answer to give."""
+_OUTLINES_AT_ONCE: Final = 8
+"""File lists that are read together; an index is asked no more than that."""
 _MOST_SEARCHES: Final = 8
 """Searches for one target; the second usually confirms the first."""

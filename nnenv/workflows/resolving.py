@@ -39,6 +39,8 @@ class _Draft:
     artifacts: dict[Sha256, Artifact] = field(default_factory=dict)
     releases: dict[tuple[str, str], ReleaseLock] = field(default_factory=dict)
     targets: list[TargetLock] = field(default_factory=list)
+    notices: dict[str, list[str]] = field(default_factory=dict)
+    """Sentence -> targets that it is about."""
 
     def add(self, artifacts: Iterable[Artifact]) -> tuple[Sha256, ...]:
         """Their digests, in order; each artifact is kept once."""
@@ -94,7 +96,10 @@ def resolved(
         models=tuple(inputs.models),
         targets=tuple(draft.targets),
         files=tuple(inputs.files),
-        notices=_notices(manifest, newest),
+        notices=(
+            *_notices(manifest, newest),
+            *(f"{', '.join(targets)}: {sentence}" for sentence, targets in draft.notices.items()),
+        ),
     )
     return _keeping_what_stayed(new, old)
 
@@ -143,6 +148,8 @@ class _TargetLocking:
         roots = _system_roots(self.manifest, spec, release)
         python = _python_target(self.manifest, spec, self._close(roots, archive))
         choice = self._choose(python)
+        for sentence in choice.notices:
+            self.draft.notices.setdefault(sentence, []).append(spec.name)
         artifacts = [_wheel_artifact(wheel) for wheel in choice.wheels]
         sonames = self._sonames(choice, python, archive)
         closure = self._close([*roots, *sorted({package for _, package in sonames})], archive)
@@ -277,6 +284,7 @@ def _python_target(manifest: Manifest, spec: TargetSpec, closure: Closure) -> Py
         python=python,
         machine=MACHINES[spec.platform],
         glibc=".".join(versions["libc6"].split(".")[:2]),
+        libstdcxx=versions.get("libstdc++6", ""),
     )
 
 

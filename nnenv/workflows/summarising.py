@@ -25,9 +25,23 @@ def _target(lockfile: Lockfile, target: TargetLock) -> dict[str, Any]:
         "glibc": target.glibc,
         "wheels": {wheel.name: wheel.version for wheel in lockfile.wheels_of(target)},
         "debs": {deb.name: deb.version for deb in lockfile.debs_of(target)},
+        "gpu": _gpu(target),
         "models": list(target.models),
         "bytes": sum(artifact.size for artifact in lockfile.artifacts_of(target)),
         "fetched_bytes": sum(a.size for a in lockfile.artifacts_of(target) if a.kind is not Kind.FILE),
+    }
+
+
+def _gpu(target: TargetLock) -> dict[str, Any] | None:
+    """What the lock says of the accelerator; None for a target without one."""
+    if target.gpu is None:
+        return None
+    return {
+        "cuda": target.gpu.cuda,
+        "cudnn": target.gpu.cudnn,
+        "driver": target.gpu.driver,
+        "driver_reason": target.gpu.driver_reason,
+        "compute_capabilities": dict(target.gpu.capabilities),
     }
 
 

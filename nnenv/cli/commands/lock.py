@@ -130,6 +130,17 @@ def _print(
     emit(arguments, "lock", document, text)
 
 
+def _accelerators(summary: Mapping[str, Any]) -> str:
+    """A line a target with an accelerator; "" without any."""
+    rows = [("target", "CUDA", "cuDNN", "driver", "compute capabilities")]
+    for target in summary["targets"]:
+        gpu = target["gpu"]
+        if gpu:
+            driver = f">={gpu['driver']}" if gpu["driver"] else ""
+            rows.append((target["name"], gpu["cuda"], gpu["cudnn"], driver, " ".join(gpu["compute_capabilities"])))
+    return table(rows) if len(rows) > 1 else ""
+
+
 def lock_text(summary: Mapping[str, Any], changes: Sequence[str], result: str) -> str:
     """What `nnenv lock` prints: what moved, a line a target, notices, the result."""
     rows = [("target", "platform", "os", "python", "glibc", "wheels", "debs", "models", "to fetch")]
@@ -140,6 +151,7 @@ def lock_text(summary: Mapping[str, Any], changes: Sequence[str], result: str) -
     return (
         "".join(f"{line}\n" for line in changes)
         + table(rows, right=frozenset({5, 6, 7, 8}))
+        + _accelerators(summary)
         + "".join(f"note: {notice}\n" for notice in summary["notices"])
         + f"{result}\n"
     )
