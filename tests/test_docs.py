@@ -151,7 +151,7 @@ def json_keys() -> set[str]:
     """Every key of an object that `--json` prints: those of dictionaries in the functions that make them."""
     makers = {"cli/output.py": "emit", "cli/render.py": "error_json", "errors.py": "as_json"}
     makers |= {"verify/report.py": r"report_json|_\w+", "verify/compare.py": "verdict_json"}
-    makers |= {"workflows/summarising.py": "lock_summary|_target"}
+    makers |= {"workflows/summarising.py": "lock_summary|_target|_gpu"}
     makers |= {f"cli/commands/{name}.py": r".*_json|run" for name in NAMES}
     found: set[str] = set()
     for path, pattern in makers.items():

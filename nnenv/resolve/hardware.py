@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from nnenv.errors import NnenvError, Repair
+from nnenv.errors import NnenvError
 from nnenv.formats.core_metadata import CoreMetadata
 from nnenv.resolve import compat
 from nnenv.resolve.compat import TOOLKIT, older
@@ -326,27 +326,12 @@ def allowed_majors(target: GpuTarget) -> tuple[int, ...]:
     running = [major for major in majors if not target.driver or not older(target.driver, floor_of(major))]
     if not running:
         oldest = majors[-1]
-        others = [major for major in compat.cuda_majors() if not older(target.driver, floor_of(major))]
         raise NnenvError(
             "driver-too-old",
             f"target {target.name}: CUDA {oldest} needs driver {floor_of(oldest)} or newer",
             where=f"targets.{target.name}.driver",
             because=[f'driver = ">={target.driver}" promises no more than {target.driver} on the hosts'],
-            repairs=[
-                Repair(
-                    what=f'driver = ">={floor_of(oldest)}", if all hosts have it',
-                    key=("targets", target.name, "driver"),
-                    new=f'">={floor_of(oldest)}"',
-                ),
-                *(
-                    Repair(
-                        what=f'cuda = "{major}", which driver {target.driver} runs',
-                        key=("targets", target.name, "cuda"),
-                        new=f'"{major}"',
-                    )
-                    for major in others[:1]
-                ),
-            ],
+            fix=[f'driver = ">={floor_of(oldest)}", if all hosts have it'],
         )
     return tuple(running)
 

@@ -76,6 +76,19 @@ def explained(
     )
 
 
+def with_other_targets(error: NnenvError, requirements: Sequence[str], target: GpuTarget, solve: Solve) -> NnenvError:
+    """`error`, which the target's own keys led to before any search, with the changes of these keys that help."""
+    repairs = list(_other_targets(requirements, target, solve))[:_MOST_REPAIRS]
+    return NnenvError(
+        error.code,
+        error.what,
+        where=error.where,
+        because=error.because,
+        repairs=repairs,
+        fix=() if repairs else error.fix,
+    )
+
+
 def _fewest(requirements: Sequence[str], target: GpuTarget, solve: Solve) -> list[str]:
     """Requirements that have no solution together, none of which can be left out."""
     needed = list(dict.fromkeys(requirements))
@@ -250,6 +263,8 @@ def _other_targets(requirements: Sequence[str], target: GpuTarget, solve: Solve)
             "compute-capability": "[" + ", ".join(f'"{one}"' for one in relaxed.capabilities) + "]",
         }
         value = values.get(key, "")
+        if key == "cuda" and major_in(versions) is None:
+            continue  # what was found brings its own CUDA, or none
         text = f"{what or f'{key} = {value}'}  ->  {_cost(wheels)}"
         yield Repair(what=text, key=("targets", target.name, key), new=value)
 

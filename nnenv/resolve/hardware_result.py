@@ -65,23 +65,25 @@ def contradictions(
 
 def _too_new(libraries: Sequence[ElfFacts], python: PythonTarget) -> Objection | None:
     """Why libraries do not load with the C and C++ libraries of the target, by the symbol versions they ask for."""
-    glibcxx, cxxabi = libstdcxx_symbols(python.libstdcxx)
-    has_own = any(fact.soname == _LIBSTDCXX for fact in libraries)
-    limits = [("GLIBC", python.glibc, "glibc-too-new", "glibc {}, and the target has {}")]
-    if glibcxx and not has_own:
-        too_new = "libstdc++ with {}_{{}}, and the target has {}_{{}} (GCC " + python.libstdcxx + ")"
-        for prefix, limit in (("GLIBCXX", glibcxx), ("CXXABI", cxxabi)):
-            limits.append((prefix, limit, "libstdcxx-too-new", too_new.format(prefix, prefix)))
-    for prefix, limit, code, why in limits:
-        floor, path = max((_symbol_floor(fact, prefix) for fact in libraries), default=((0,), ""))
-        if floor > numbers(limit):
-            version = ".".join(map(str, floor))
-            return Objection(
-                code=code,
-                why=f"needs {why.format(version, limit)}",
-                evidence=(f"{path} needs {prefix}_{version}",),
-            )
+    beyond = _beyond(libraries, "GLIBC", python.glibc)
+    if beyond is not None:
+        why = f"needs glibc {beyond[0]}, and the target has {python.glibc}"
+        return Objection(code="glibc-too-new", why=why, evidence=(f"{beyond[1]} needs GLIBC_{beyond[0]}",))
+    if any(fact.soname == _LIBSTDCXX for fact in libraries):
+        return None  # it brings its own
+    for prefix, newest in zip(("GLIBCXX", "CXXABI"), libstdcxx_symbols(python.libstdcxx), strict=True):
+        beyond = _beyond(libraries, prefix, newest) if newest else None
+        if beyond is not None:
+            asked = f"{prefix}_{beyond[0]}"
+            why = f"needs a libstdc++ with {asked}, and that of the target (GCC {python.libstdcxx}) ends at {newest}"
+            return Objection(code="libstdcxx-too-new", why=why, evidence=(f"{beyond[1]} needs {asked}",))
     return None
+
+
+def _beyond(libraries: Sequence[ElfFacts], prefix: str, newest: str) -> tuple[str, str] | None:
+    """(the newest version with the prefix that a library asks for, the library), if it is newer than `newest`."""
+    floor, path = max((_symbol_floor(fact, prefix) for fact in libraries), default=((0,), ""))
+    return (".".join(map(str, floor)), path) if floor > numbers(newest) else None
 
 
 _LIBSTDCXX: Final = "libstdc++.so.6"

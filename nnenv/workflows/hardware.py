@@ -11,7 +11,7 @@ from typing import Final
 from nnenv.adapters.python_index import PythonIndexes
 from nnenv.errors import NnenvError
 from nnenv.resolve.hardware import CpuRules, CudaRules, GpuTarget, allowed_majors
-from nnenv.resolve.hardware_explain import Place, explained
+from nnenv.resolve.hardware_explain import Place, explained, with_other_targets
 from nnenv.resolve.hardware_result import Findings, contradictions, gpu_lock, notices
 from nnenv.resolve.path_collisions import path_collisions
 from nnenv.resolve.python import ChosenWheel, PythonPolicy, resolve_wheels
@@ -121,7 +121,7 @@ def choose_wheels(
     )
     target = gpu_target(spec, python)
     if target is not None:
-        allowed_majors(target)  # raises where no search can help
+        search.insist_on_a_major(requirements, target)
     for _ in range(_MOST_SEARCHES):
         wheels = search.cpu(requirements) if target is None else search.cuda(requirements, target, place)
         artifacts = [artifact_of(wheel.record) for wheel in wheels]
@@ -163,7 +163,7 @@ def _insist_on_own_paths(wheels: Sequence[ChosenWheel], knowledge: WheelKnowledg
             because=[f"{wheel.record.project} is asked for by {', '.join(wheel.parents)}" for wheel in (one, other)],
             fix=[
                 "ask for one of them alone",
-                "or for versions that agree, with [policy] constraints",
+                "hold both to versions that agree, by [policy] constraints",
             ],
         )
 
@@ -223,6 +223,14 @@ class _Search:
             except NnenvError as error:
                 loose = partial(self._with_cuda, coherent=False, max_rounds=_ROUNDS_TO_EXPLAIN)
                 raise explained(error, requirements, target, loose, place) from None
+
+    def insist_on_a_major(self, requirements: Sequence[str], target: GpuTarget) -> None:
+        """Raises NnenvError where the target's keys leave no CUDA major, with what would help."""
+        try:
+            allowed_majors(target)
+        except NnenvError as error:
+            loose = partial(self._with_cuda, coherent=False, max_rounds=_ROUNDS_TO_EXPLAIN)
+            raise with_other_targets(error, requirements, target, loose) from None
 
     def _with_cuda(
         self, requirements: Sequence[str], target: GpuTarget, *, coherent: bool, max_rounds: int | None = None

@@ -5,16 +5,16 @@ The real index is asked in tests/e2e/test_gpu_lock.py; here each rule stands alo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, partialmethod
 
 import pytest
 
 from nnenv.errors import NnenvError
 from nnenv.resolve.hardware import CpuRules, CudaRules, GpuTarget, allowed_majors
-from nnenv.resolve.hardware_explain import explained
-from nnenv.resolve.hardware_result import Findings, contradictions, gpu_lock
+from nnenv.resolve.hardware_explain import explained, with_other_targets
+from nnenv.resolve.hardware_result import Findings, contradictions, gpu_lock, notices
 from nnenv.resolve.python import ChosenWheel, PythonPolicy, resolve_wheels
 from nnenv.resolve.python_catalog import WheelRecord
 from nnenv.resolve.python_target import PythonTarget
@@ -226,7 +226,14 @@ def test_a_driver_that_runs_no_cuda_of_the_target() -> None:
         allowed_majors(GpuTarget(name="gpu", machine="x86_64", cuda="==12.*", driver="470"))
     assert caught.value.code == "driver-too-old"
     assert "525.60.13" in caught.value.what
-    assert any('cuda = "11"' in line for line in caught.value.fix)
+    repaired = with_other_targets(
+        caught.value,
+        ["onnxruntime"],
+        GpuTarget(name="gpu", machine="x86_64", cuda="==13.*", driver="550"),
+        partial(solve, coherent=False),
+    )
+    assert repaired.code == "driver-too-old"
+    assert [(one.key[-1], one.new) for one in repaired.repairs] == [("driver", '">=580.65.06"'), ("cuda", '"12"')]
     with pytest.raises(NnenvError) as caught:
         allowed_majors(GpuTarget(name="gpu", machine="x86_64", cuda="==99.*"))
     assert caught.value.code == "cuda-unknown"
@@ -299,3 +306,119 @@ def test_ptx_that_no_known_driver_translates() -> None:
     assert judgement.objection is not None
     assert judgement.objection.code == "driver-too-old"
     assert "does not know" in judgement.objection.why
+
+
+def test_a_library_built_with_a_newer_compiler() -> None:
+    """GLIBCXX and CXXABI against the GCC of the target's libstdc++; one that brings its own may need any."""
+    wheels = solve(["torch==2.6.0"], GpuTarget(name="gpu", machine="x86_64", cuda="==12.*"))
+    (plain,) = libraries("torch", "2.6.0")
+    facts: dict[str, list[ElfFacts]] = {wheel.record.project: [] for wheel in wheels}
+    target = replace(PYTHON, libstdcxx="12.2.0")
+    for version, newest in (("GLIBCXX_3.4.31", "3.4.30"), ("CXXABI_1.3.14", "1.3.13")):
+        facts["torch"] = [replace(plain, version_needs=(("libstdc++.so.6", version),))]
+        (objection,) = contradictions(wheels, facts, target, None).refused.values()
+        assert objection.code == "libstdcxx-too-new"
+        assert objection.why.endswith(f"(GCC 12.2.0) ends at {newest}")
+        assert objection.evidence == (f"x/libx.so needs {version}",)
+        assert not contradictions(wheels, facts, replace(PYTHON, libstdcxx="14.2.0"), None).refused
+        assert not contradictions(wheels, facts, PYTHON, None).refused  # nobody knows the compiler
+    facts["torch"].append(replace(plain, soname="libstdc++.so.6"))
+    assert not contradictions(wheels, facts, target, None).refused
+    facts["torch"] = [replace(plain, version_needs=(("libstdc++.so.6", "GLIBCXX_3.4.30"), ("x", "CXXABI_TM_1")))]
+    assert not contradictions(wheels, facts, target, None).refused
+
+
+def test_names_of_placeholders_are_taken_for_the_real_ones() -> None:
+    """From CUDA 13 on nothing but placeholders has the major in its name; cuDNN still has."""
+    rules = CudaRules(GpuTarget(name="gpu", machine="x86_64"), Variants(), World(), refused={}, missing={})
+    assert rules.renamed("nvidia-cublas-cu13", ()) == ("nvidia-cublas", ())
+    assert rules.renamed("nvidia-cublas-cu12", ()) == ("nvidia-cublas-cu12", ())
+    assert rules.renamed("nvidia-cudnn-cu13", ()) == ("nvidia-cudnn-cu13", ())
+
+
+def judged(project: str, version: str, *required: tuple[str, str]) -> dict[str, str]:
+    """Demand -> range that the rules add to a wheel of the world."""
+    rules = CudaRules(GpuTarget(name="gpu", machine="x86_64"), Variants(), World(), refused={}, missing={})
+    catalog = TextCatalog(WHEELS)
+    (record,) = catalog.project(project).wheels_of(version)
+    demands = rules.judge(record, catalog.metadata(record), required).demands
+    return {f"{demand.name}[{','.join(demand.extras)}]": demand.specifier for demand in demands}
+
+
+def test_a_part_that_needs_another_is_of_its_release() -> None:
+    """cuFFT beside nvJitLink: both by the toolkit; cuFFT alone by nobody."""
+    beside = judged("nvidia-cublas-cu12", "12.4.5.8", ("nvidia-nvjitlink-cu12", ""))
+    assert {"cuda-toolkit[cublas]", "cuda-toolkit[nvjitlink]"} <= beside.keys()
+    assert not [name for name in judged("nvidia-cublas-cu12", "12.4.5.8") if name.startswith("cuda-toolkit")]
+
+
+def stating_cudnn(
+    world: World, outline: Callable[[World, WheelRecord], WheelOutline], wheel: WheelRecord
+) -> WheelOutline:
+    """The outline of a wheel that states cuDNN 9.8 as well."""
+    return replace(outline(world, wheel), cudnn="9.8")
+
+
+def test_cudnn_is_not_older_than_what_a_framework_was_built_with() -> None:
+    """Where it states that, and leaves cuDNN open."""
+    stated = ("12.4", ("libcudnn.so.9",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(OUTLINES, "torch 2.6.0", stated)
+        assert ">=9.8" not in judged("torch", "2.6.0")["nvidia-cudnn-cu12[]"].split(",")
+        patch.setattr(World, "outline", partialmethod(stating_cudnn, World.outline))
+        assert ">=9.8" in judged("torch", "2.6.0")["nvidia-cudnn-cu12[]"].split(",")
+        open_range = judged("torch", "2.6.0", ("nvidia-cudnn-cu12", ">=9,<10"))
+        assert open_range["nvidia-cudnn-cu12[]"] == ">=9.8"
+        assert "nvidia-cudnn-cu12[]" not in judged("torch", "2.6.0", ("nvidia-cudnn-cu12", "==9.1.0.70"))
+
+
+def test_what_whoever_locks_should_know() -> None:
+    """What is added although nobody asks for it, placeholders, variants, and known trouble."""
+    target = GpuTarget(name="gpu", machine="x86_64", cuda="==12.*")
+    wheels = solve(["onnxruntime"], target)
+    assert notices(wheels, target) == (
+        "onnxruntime-gpu 1.26.0 needs nvidia-cublas-cu12, nvidia-cuda-nvrtc-cu12, nvidia-cuda-runtime-cu12, nvidia-cudnn-cu12 and does not"
+        " ask for it: added",
+    )
+    names = ("nvidia-cublas-cu12; extra == 'cuda'", "nvidia-cuda-nvrtc-cu12", "nvidia-cuda-runtime-cu12")
+    asking = tuple(replace(wheel, requires=(*names, "nvidia-cudnn-cu12")) for wheel in wheels)
+    assert notices(asking, target) == ()
+    assert notices(wheels, None) == ()
+    (toolkit,) = (wheel for wheel in wheels if wheel.record.project == "cuda-toolkit")
+    assert "pins the components of 12.5.0" in notices([replace(toolkit, version="12.5.1")], None)[0]
+    assert "2 wheels of variants were skipped" in notices([replace(toolkit, unread=2)], None)[0]
+
+
+def test_an_open_major_tries_the_builds_for_older_ones() -> None:
+    """`jax` means one extra for each CUDA; beside a framework of CUDA 12 it is that of 12."""
+    rules = CudaRules(GpuTarget(name="gpu", machine="x86_64"), Variants(), World(), refused={}, missing={})
+    assert not rules.has_guessed
+    assert rules.renamed("jax", ()) == ("jax", ("cuda13",))
+    assert rules.has_guessed
+    named = CudaRules(GpuTarget(name="gpu", machine="x86_64"), Variants(), World(), refused={}, missing={})
+    named.renamed("onnxruntime", ())
+    assert not named.has_guessed
+
+
+def test_two_packages_are_moved_where_one_does_not_help() -> None:
+    """Each of old and left pins another cuDNN, and only their newest agree."""
+    world = "\n".join(
+        f"{name} {version} | requires nvidia-cudnn-cu12=={cudnn}"
+        for name, version, cudnn in (
+            ("left", 1, "9.1.0.70"), ("right", 1, "9.10.2.21"), ("left", 2, "9.28.0.42"), ("right", 2, "9.28.0.42"),
+        )
+    )  # fmt: skip
+
+    def solved(requirements: Sequence[str], target: GpuTarget) -> tuple[ChosenWheel, ...]:
+        rules = CudaRules(target, Variants(), World(), refused={}, missing={})
+        catalog = TextCatalog(WHEELS + world)
+        return resolve_wheels(requirements, catalog, PYTHON, PythonPolicy(), pins={}, rules=rules)
+
+    target = GpuTarget(name="gpu", machine="x86_64", cuda="==12.*")
+    clash = ["left==1", "right==1"]
+    with pytest.raises(NnenvError) as caught:
+        solved(clash, target)
+    error = explained(caught.value, clash, target, solved, lambda text: "")
+    (repair,) = error.repairs
+    assert ((repair.old, repair.new), *repair.more) == (("left==1", "left==2"), ("right==1", "right==2"))
+    assert repair.what.startswith("left==2 instead of left==1 and right==2 instead of right==1")
