@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Final
 
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from nnenv.image.accelerator import LINKER_CONFIGURATION
-from nnenv.image.tree import Entry
 from nnenv.resolve import compat
 from nnenv.resolve.gpu_coverage import Code, cover_all
 from nnenv.resolve.hardware import gpu_code
 from nnenv.resolve.variants import colliding
-from nnenv.spec.lockfile import GpuLock
+from nnenv.spec.lockfile import GpuLock, Lockfile, TargetLock
 from nnenv.verify.closure import Accelerated, ImageElf
 from nnenv.verify.cuda_calls import CALLS
 from nnenv.verify.report import Finding
-from nnenv.workflows.layering import LayerMaker
 
 PROVIDER: Final = "CUDAExecutionProvider"
 _PROVIDER_LIBRARY: Final = "libonnxruntime_providers_cuda.so"
@@ -31,11 +27,11 @@ _ANY_PROVIDER: Final = re.compile(r"/libonnxruntime_providers_(?!shared\.)[a-z]+
 class AcceleratorImage:
     """The accelerator's part of one target's image."""
 
-    def __init__(self, maker: LayerMaker, gpu: GpuLock) -> None:
+    def __init__(self, lockfile: Lockfile, target: TargetLock, gpu: GpuLock, elves: Iterable[ImageElf]) -> None:
         self._gpu = gpu
-        self._wheels = maker.lockfile.wheels_of(maker.target)
-        self._elves = [elf for elf in maker.elves() if elf.facts.machine == maker.target.machine]
-        self._asked_for = _asked_for(maker)
+        self._wheels = lockfile.wheels_of(target)
+        self._elves = [elf for elf in elves if elf.facts.machine == target.machine]
+        self._asked_for = _asked_for(lockfile, target)
 
     @property
     def accelerated(self) -> Accelerated:
@@ -144,27 +140,15 @@ def _asked_names(requires: Sequence[str]) -> Iterator[str]:
             yield requirement.name
 
 
-def _asked_for(maker: LayerMaker) -> frozenset[str]:
+def _asked_for(lockfile: Lockfile, target: TargetLock) -> frozenset[str]:
     """Distributions that model.toml itself names for the target."""
-    manifest = maker.lockfile.manifest
+    manifest = lockfile.manifest
     targets = manifest.get("targets", {})
-    target = targets.get(maker.target.name, {}) if isinstance(targets, Mapping) else {}
-    lists = [_packages(manifest.get("requires", {})), _packages(target.get("requires", {}))]
+    declared = targets.get(target.name, {}) if isinstance(targets, Mapping) else {}
+    lists = [_packages(manifest.get("requires", {})), _packages(declared.get("requires", {}))]
     return frozenset(Requirement(text).name for texts in lists for text in texts)
 
 
 def _packages(table: object) -> Sequence[str]:
     packages = table.get("packages", []) if isinstance(table, Mapping) else []
     return packages if isinstance(packages, list) else []
-
-
-def linker_directories(trees: Mapping[str, Sequence[Entry]]) -> tuple[str, ...]:
-    """The directories that /etc/ld.so.conf.d of an image names, without leading slashes, in ldconfig's order."""
-    folder = posixpath.dirname(LINKER_CONFIGURATION)
-    texts = {
-        entry.path: entry.content
-        for entries in trees.values()
-        for entry in entries
-        if posixpath.dirname(entry.path) == folder and entry.path.endswith(".conf") and isinstance(entry.content, bytes)
-    }
-    return tuple(line.strip("/ ") for path in sorted(texts) for line in texts[path].decode().split("\n") if line)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -59,6 +60,7 @@ class LayerMaker:
     target: TargetLock
     _packages: OsPackages | None = None
     _lock: bytes = b""
+    _brought: frozenset[str] = frozenset()
     _keys: dict[LayerPlan, str] = field(default_factory=dict)
     _layers: dict[LayerPlan, Layer] = field(default_factory=dict)
     _compiler: Compiler | None = None
@@ -151,6 +153,36 @@ class LayerMaker:
         if not self._lock:
             self._lock = write_lock(self.lockfile.for_image(self.target.name))
         return self._lock
+
+    def links(self) -> Mapping[str, str]:
+        """Path of each symbolic link of the image -> target as written; no leading slashes."""
+        entries = (entry for entries in self.trees().values() for entry in entries)
+        return {entry.path: entry.target for entry in entries if entry.kind == "symlink"}
+
+    def linker_directories(self) -> tuple[str, ...]:
+        """The directories that /etc/ld.so.conf.d of the image names, without leading slashes, in ldconfig's order."""
+        folder = posixpath.dirname(LINKER_CONFIGURATION)
+        texts = {
+            entry.path: entry.content
+            for entries in self.trees().values()
+            for entry in entries
+            if posixpath.dirname(entry.path) == folder and entry.path.endswith(".conf")
+        }
+        said = (content for _, content in sorted(texts.items()) if isinstance(content, bytes))
+        return tuple(line.strip("/ ") for content in said for line in content.decode().split("\n") if line)
+
+    def brings(self, path: str) -> bool:
+        """Whether some wheel brings a file, by its path in the image without leading slash."""
+        if not self._brought:
+            self._brought = self._wheel_paths()
+        return path in self._brought
+
+    def _wheel_paths(self) -> frozenset[str]:
+        from nnenv.workflows.wheel_files import wheel_places
+
+        store, python = self.session.store, self.target.python
+        wheels = self.lockfile.wheels_of(self.target)
+        return frozenset(path for wheel in wheels for path in wheel_places(store, wheel, python).values())
 
     def elves(self) -> list[ImageElf]:
         """Every ELF file of the image, at its place."""
@@ -320,7 +352,8 @@ class LayerMaker:
                 texts[f"{SHARE}/{path}"] = write_tensor(name, array)
                 roles[role].append({"file": path, "name": name})
         settings = under_test.settings
-        return {"name": lock.name, **roles, "limits": dict(settings.tolerance), "axes": dict(settings.axes)}
+        judged = {"limits": dict(settings.tolerance), "axes": dict(settings.axes)}
+        return {"name": lock.name, "kind": settings.kind.value, **roles, **judged}
 
     def _ld_cache_key(self) -> str:
         wheels = [wheel.sha256 for wheel in self._cuda_wheels()]

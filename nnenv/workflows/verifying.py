@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from nnenv import __version__
 from nnenv.adapters.files import refusing_writes, write_atomically
 from nnenv.errors import NnenvError
 from nnenv.formats.oci import document_digest
 from nnenv.image.archive import ImageDocuments
-from nnenv.image.plan import model_path, plan_layers
-from nnenv.spec.lock_toml import write_lock
+from nnenv.image.plan import model_path, plan_layers, site_packages
+from nnenv.spec.artifact import Sha256
 from nnenv.spec.lockfile import Lockfile, TargetLock
-from nnenv.verify.closure import NOT_ACCELERATED, ClosureReport, check_closure
+from nnenv.verify.closure import NOT_ACCELERATED, ClosureReport, ImageElf, check_closure
 from nnenv.verify.evaluate import (
     Evaluation,
     ModelUnderTest,
@@ -32,13 +32,12 @@ from nnenv.verify.load_report import DEFAULT_IMPORTS, LoadRequest, load_check
 from nnenv.verify.protocols import Limits, Run, Runner
 from nnenv.verify.report import Check, Finding, Report
 from nnenv.verify.statement import statement
-from nnenv.workflows.accelerators import AcceleratorImage, linker_directories
+from nnenv.workflows.accelerators import AcceleratorImage
 from nnenv.workflows.building import ENVIRONMENT, SELF_TEST, assemble, checked_lock, load_into
 from nnenv.workflows.cases import bound_case
 from nnenv.workflows.layering import LayerMaker, harness_files
 from nnenv.workflows.session import Session
 from nnenv.workflows.targets import chosen_targets
-from nnenv.workflows.wheel_files import wheel_places
 
 if TYPE_CHECKING:
     from nnenv.adapters.docker_engine import DockerRunner
@@ -64,7 +63,8 @@ class Verified:
     """One target's report, and where its statement was written."""
 
     report: Report
-    statement: Path
+    statement: Path | None
+    """None for `--here`, where nothing is written."""
 
 
 def verify_targets(session: Session, names: Sequence[str], options: VerifyOptions) -> list[Verified]:
@@ -73,23 +73,78 @@ def verify_targets(session: Session, names: Sequence[str], options: VerifyOption
     return [_verify(session, lockfile, target, options) for target in chosen_targets(lockfile, names)]
 
 
+class ImageContents(Protocol):
+    """An image as verification reads it: from the artifacts that it is made of, or from its own files."""
+
+    @property
+    def lockfile(self) -> Lockfile:
+        """The lock that it was made from."""
+        ...
+
+    @property
+    def target(self) -> TargetLock:
+        """Its target in that lock."""
+        ...
+
+    def elves(self) -> list[ImageElf]:
+        """Every ELF file, at its place."""
+        ...
+
+    def links(self) -> Mapping[str, str]:
+        """Path of each symbolic link -> target as written; no leading slashes."""
+        ...
+
+    def linker_directories(self) -> tuple[str, ...]:
+        """The directories that /etc/ld.so.conf.d names, without leading slashes."""
+        ...
+
+    def brings(self, path: str) -> bool:
+        """Whether some wheel brings a file, by its path in the image without leading slash."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageUnderTest:
+    """An image, its cases, and by which digests the report names it."""
+
+    contents: ImageContents
+    models: tuple[ModelUnderTest, ...]
+    manifest_digest: Sha256
+    """Empty where nobody knows it: inside of the image itself."""
+    config_digest: Sha256
+    lock_sha256: Sha256
+    harness_sha256: Sha256
+    is_around_us: bool = False
+    """Whether this process runs in it: then the container runtime has put the host's driver inside."""
+
+
 def _verify(session: Session, lockfile: Lockfile, target: TargetLock, options: VerifyOptions) -> Verified:
     maker, documents = assemble(session, lockfile, target)
-    closure = closure_check(maker, target)
-    models = models_under_test(session, lockfile, target)
-    load = load_request(maker)
+    image = ImageUnderTest(
+        contents=maker,
+        models=models_under_test(session, lockfile, target),
+        manifest_digest=documents.manifest_digest,
+        config_digest=documents.config_digest,
+        lock_sha256=document_digest(maker.lock_copy()),
+        harness_sha256=harness_digest(harness_files()),
+    )
     with open_runner(session, maker, documents, options.runner) as runner, _told(session, target):
-        request = requests_for(models, load=load)
-        completed = runner.run(_asking(request, options.limits))
-        accelerator = _accelerator(target, models, load.provider, runner, options.limits)
-        isolation = getattr(runner, "mode", "engine")
-    evaluation = evaluate(models, answer_of(completed), load=True)
-    report = _report(lockfile, target, documents, closure, load, accelerator, evaluation, runner, isolation)
+        report = verdicts(image, runner, options.limits)
     path = session.project / REPORTS / f"{target.name}.intoto.json"
     with refusing_writes(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, statement(report))
     return Verified(report=report, statement=path)
+
+
+def verdicts(image: ImageUnderTest, runner: Runner, limits: Limits) -> Report:
+    """The four verdicts on an image, run by `runner`."""
+    closure = closure_check(image.contents, has_driver=image.is_around_us)
+    load = load_request(image.contents)
+    completed = runner.run(_asking(requests_for(image.models, load=load), limits))
+    accelerator = _accelerator(image.contents.target, image.models, load.provider, runner, limits)
+    evaluation = evaluate(image.models, answer_of(completed), load=True)
+    return _report(image, closure, load, accelerator, evaluation, runner)
 
 
 @contextmanager
@@ -102,18 +157,19 @@ def _told(session: Session, target: TargetLock) -> Iterator[None]:
         task.finish()
 
 
-def closure_check(maker: LayerMaker, target: TargetLock) -> Check:
-    """The first verdict: static, from the bytes of the artifacts."""
-    trees = maker.trees()
-    links = {entry.path: entry.target for entries in trees.values() for entry in entries if entry.kind == "symlink"}
-    image = accelerator_image(maker)
+def closure_check(contents: ImageContents, *, has_driver: bool = False) -> Check:
+    """The first verdict: static, from bytes. With `has_driver` the host's driver is inside, and may be."""
+    target = contents.target
+    image = accelerator_image(contents)
     found = check_closure(
-        maker.elves(),
-        links,
+        contents.elves(),
+        contents.links(),
         machine=target.machine,
-        directories=linker_directories(trees) if image else (),
+        directories=contents.linker_directories() if image else (),
         accelerated=image.accelerated if image else NOT_ACCELERATED,
     )
+    if has_driver:
+        found = replace(found, stray=())
     findings = (*_closure_findings(found), *(image.findings() if image else ()))
     return Check(
         verdict=Verdict.FAILED if findings else Verdict.PASSED,
@@ -131,9 +187,12 @@ def _closed(found: ClosureReport, target: TargetLock) -> str:
     return f"{files}; from the host's driver: {from_driver}" if from_driver else files
 
 
-def accelerator_image(maker: LayerMaker) -> AcceleratorImage | None:
+def accelerator_image(contents: ImageContents) -> AcceleratorImage | None:
     """What is particular to the image of a target with an accelerator; None for a CPU target."""
-    return None if maker.target.gpu is None else AcceleratorImage(maker, maker.target.gpu)
+    target = contents.target
+    if target.gpu is None:
+        return None
+    return AcceleratorImage(contents.lockfile, target, target.gpu, contents.elves())
 
 
 def _closure_findings(found: ClosureReport) -> tuple[Finding, ...]:
@@ -148,14 +207,14 @@ def _closure_findings(found: ClosureReport) -> tuple[Finding, ...]:
     )
 
 
-def load_request(maker: LayerMaker) -> LoadRequest:
+def load_request(contents: ImageContents) -> LoadRequest:
     """What the harness is to load of the target's image."""
-    image = accelerator_image(maker)
+    image = accelerator_image(contents)
     if image is None:
-        return LoadRequest(imports=runtime_modules(maker), libraries=wheel_libraries(maker))
+        return LoadRequest(imports=runtime_modules(contents), libraries=wheel_libraries(contents))
     return LoadRequest(
-        imports=runtime_modules(maker),
-        libraries=tuple(path for path in wheel_libraries(maker) if not image.is_provider(path)),
+        imports=runtime_modules(contents),
+        libraries=tuple(path for path in wheel_libraries(contents) if not image.is_provider(path)),
         provider=image.provider(),
         cuda=image.versions(),
         driver=image.accelerated.driver,
@@ -163,16 +222,17 @@ def load_request(maker: LayerMaker) -> LoadRequest:
     )
 
 
-def runtime_modules(maker: LayerMaker) -> tuple[str, ...]:
+def runtime_modules(contents: ImageContents) -> tuple[str, ...]:
     """Those of the modules that run models which the target's wheels bring; a target without models may have none."""
-    store, python = maker.session.store, maker.target.python
-    brought = {path for wheel in maker.lockfile.wheels_of(maker.target) for path in wheel_places(store, wheel, python)}
-    return tuple(name for name in DEFAULT_IMPORTS if f"{name}/__init__.py" in brought)
+    library = site_packages(contents.target.python)
+    return tuple(name for name in DEFAULT_IMPORTS if contents.brings(f"{library}/{name}/__init__.py"))
 
 
-def wheel_libraries(maker: LayerMaker) -> tuple[str, ...]:
+def wheel_libraries(contents: ImageContents) -> tuple[str, ...]:
     """Absolute paths of the shared libraries that wheels bring, for the harness to open."""
-    return tuple(sorted(f"/{elf.path}" for elf in maker.elves() if elf.path.startswith("opt/") and ".so" in elf.path))
+    return tuple(
+        sorted(f"/{elf.path}" for elf in contents.elves() if elf.path.startswith("opt/") and ".so" in elf.path)
+    )
 
 
 def models_under_test(session: Session, lockfile: Lockfile, target: TargetLock) -> tuple[ModelUnderTest, ...]:
@@ -265,17 +325,16 @@ def _nothing_to_run(models: Sequence[ModelUnderTest], provider: str) -> str:
 
 
 def _report(
-    lockfile: Lockfile,
-    target: TargetLock,
-    documents: ImageDocuments,
+    image: ImageUnderTest,
     closure: Check,
     load: LoadRequest,
     accelerator: Check,
     evaluation: Evaluation,
     runner: Runner,
-    isolation: str,
 ) -> Report:
-    versions: Mapping[str, str] = {wheel.name: wheel.version for wheel in lockfile.wheels_of(target)}
+    target = image.contents.target
+    wheels = image.contents.lockfile.wheels_of(target)
+    versions: Mapping[str, str] = {wheel.name: wheel.version for wheel in wheels}
     assert evaluation.loaded is not None
     loading = load_check(load, evaluation.loaded, versions, evaluation.models)
     reference = reference_check(evaluation.models)
@@ -297,10 +356,10 @@ def _report(
             "reference": reference,
             "accelerator": accelerator,
         },
-        manifest_digest=documents.manifest_digest,
-        config_digest=documents.config_digest,
-        lock_sha256=document_digest(write_lock(lockfile.for_image(target.name))),
-        harness_sha256=harness_digest(harness_files()),
+        manifest_digest=image.manifest_digest,
+        config_digest=image.config_digest,
+        lock_sha256=image.lock_sha256,
+        harness_sha256=image.harness_sha256,
         runner=runner.name,
         emulated=runner.emulated or evaluation.emulated,
         host=evaluation.host,
@@ -310,5 +369,6 @@ def _report(
         },
         models=evaluation.models,
         nnenv_version=__version__,
-        extra={"isolation": isolation},
+        network=getattr(runner, "network", "none"),
+        extra={"isolation": getattr(runner, "mode", "engine")},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nnenv.adapters.docker_engine import connect
+from nnenv.image.plan import model_path
 from tests.e2e.world import PLAIN, ROOT, TOY, User, linked_copy, listing, tanh_model, toy_weights, write_case
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
@@ -78,6 +80,61 @@ def test_the_image_tests_itself(toy: User) -> None:
     told = json.loads(output)
     assert told["passed"] is True, told
     assert "test_data_set_1" in json.dumps(told)
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Path:
+    """What a host mounts into a container so that nnenv runs in it: nnenv and its pure-Python dependencies."""
+    folder = tmp_path / "nnenv-here"
+    shutil.copytree(ROOT / "nnenv", folder / "nnenv", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("packaging", "resolvelib"):
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.origin is not None
+        shutil.copytree(Path(spec.origin).parent, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def inside(image: str, mounted: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """`nnenv verify --here --json` in a container as README and docs have it."""
+    command = ["docker", "run", "--rm", "--network", "none", "--read-only", "-v", f"{mounted}:/here:ro", *options]
+    command += ["-e", "PYTHONPATH=/here", image, "/opt/nnenv/bin/python3", "-m", "nnenv", "verify", "--here", "--json"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.docker
+def test_inside_of_the_image(toy: User, mounted: Path, tmp_path: Path) -> None:
+    """`--here` comes to the same verdicts as from outside; a library that is gone and a wrong model are found."""
+    outside = toy.must("verify", "--target", "cpu", "--runner", "docker", "--json").json()["reports"][0]
+    done = inside("toy:1.0.0-cpu", mounted)
+    assert done.returncode == 0, done.stderr
+    (report,) = json.loads(done.stdout)["reports"]
+    assert (report["status"], report["run"]["runner"], report["statement"]) == ("verified", "here", None)
+    for name in ("closure", "load", "reference"):
+        assert report["checks"][name]["verdict"] == "passed"
+        assert report["checks"][name]["note"] == outside["checks"][name]["note"]
+    for key in ("lock_sha256", "harness_sha256", "policy"):
+        assert report[key] == outside[key]
+    (empty := tmp_path / "empty").write_bytes(b"")
+    folder = "/opt/nnenv/lib/python3.11/site-packages/onnxruntime/capi"
+    library = f"{folder}/onnxruntime_pybind11_state.cpython-311-x86_64-linux-gnu.so"
+    without = inside("toy:1.0.0-cpu", mounted, "-v", f"{empty}:{library}")
+    assert without.returncode == 1
+    checks = json.loads(without.stdout)["reports"][0]["checks"]
+    assert "import-failed" in {finding["code"] for finding in checks["load"]["findings"]}
+    lock = toy.lock()
+    (model,) = lock.models
+    path = model_path(model.name, lock.by_digest[model.file])
+    wrong = inside("toy:1.0.0-cpu", mounted, "-v", f"{empty}:/{path}")
+    assert wrong.returncode == 1
+    findings = json.loads(wrong.stdout)["reports"][0]["checks"]["load"]["findings"]
+    assert [finding["code"] for finding in findings] == ["model-failed"]
+
+
+def test_outside_of_an_image_there_is_no_here(user: User) -> None:
+    """An error with advice, and a target cannot be named."""
+    assert "inside of an image that nnenv built" in user.refused("verify", "--here").err
+    assert user.run("verify", "--here", "--target", "cpu").code == 2
 
 
 def test_one_flipped_sign_fails_and_says_by_how_much(user: User) -> None:

@@ -377,7 +377,8 @@ def test_what_whoever_locks_should_know() -> None:
     target = GpuTarget(name="gpu", machine="x86_64", cuda="==12.*")
     wheels = solve(["onnxruntime"], target)
     assert notices(wheels, target) == (
-        "onnxruntime-gpu 1.26.0 needs nvidia-cublas-cu12, nvidia-cuda-nvrtc-cu12, nvidia-cuda-runtime-cu12, nvidia-cudnn-cu12 and does not"
+        "onnxruntime-gpu 1.26.0 needs nvidia-cublas-cu12, nvidia-cuda-nvrtc-cu12, nvidia-cuda-runtime-cu12,"
+        " nvidia-cudnn-cu12 and does not"
         " ask for it: added",
     )
     names = ("nvidia-cublas-cu12; extra == 'cuda'", "nvidia-cuda-nvrtc-cu12", "nvidia-cuda-runtime-cu12")

@@ -21,6 +21,7 @@ from nnenv.cli.arguments import (
 )
 from nnenv.cli.output import emit, notice, palette
 from nnenv.cli.render import Palette, counted, short, took
+from nnenv.errors import NnenvError
 from nnenv.verify.ladder import Status, Verdict
 from nnenv.verify.protocols import Limits
 from nnenv.verify.report import CaseReport, Report, report_json
@@ -38,7 +39,8 @@ def add_arguments(parser: Parser, environment: Mapping[str, str]) -> None:
         "Check the closure of shared libraries, load everything, and run the models' test cases inside the image:\n"
         "network off, read-only root, non-root, no capabilities. The comparison happens outside of the image.\n"
         "Exit code 0 only if every target is `verified` (or --require is met).",
-        "  nnenv verify --target cpu\n  nnenv verify --runner sandbox --json",
+        "  nnenv verify --target cpu\n  nnenv verify --runner sandbox --json\n"
+        "  nnenv verify --here                    # inside of an image that nnenv built",
     )
     add_target(parser, environment)
     add_frozen(parser, environment)
@@ -46,6 +48,10 @@ def add_arguments(parser: Parser, environment: Mapping[str, str]) -> None:
     parser.add_argument(
         "--require", choices=STATUSES, default=chosen(environment, "REQUIRE", STATUSES, "verified"),
         help="least status for exit code 0 (default: verified)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--here", action="store_true",
+        help="check the image that this very process runs in, as in a pod with a GPU; needs no project and no engine",
     )  # fmt: skip
     parser.add_argument("--memory", type=positive, metavar="GIB", default=4, help="memory limit (default: 4 GiB)")
     parser.add_argument("--timeout", type=seconds, metavar="S", default=600.0, help="time limit (default: 600 s)")
@@ -58,7 +64,7 @@ def run(session: Session, arguments: argparse.Namespace) -> int:
         frozen=arguments.frozen,
         limits=Limits(memory_bytes=arguments.memory << 30, seconds=arguments.timeout),
     )
-    results = healed(lambda: verify_targets(session, targets_of(arguments), options), notice(arguments))
+    results = healed(lambda: _verified(session, arguments, options), notice(arguments))
     required = next(status for status in Status if status.label == arguments.require)
     ok = all(result.report.status >= required for result in results)
     emit(
@@ -74,6 +80,18 @@ def run(session: Session, arguments: argparse.Namespace) -> int:
     return 0 if ok else 1
 
 
+def _verified(session: Session, arguments: argparse.Namespace, options: VerifyOptions) -> list[Verified]:
+    if not arguments.here:
+        return verify_targets(session, targets_of(arguments), options)
+    if targets_of(arguments):
+        raise NnenvError(
+            "usage", "--here is about one image, and takes no --target", exit_code=2, fix=["leave one out"]
+        )
+    from nnenv.workflows.verifying_here import verify_here
+
+    return [verify_here(session, options)]
+
+
 def shortfall(report: Report, required: Status) -> str:
     """In one line, for --quiet: how far a target came, and the first thing found wrong."""
     findings = [finding.what for check in report.checks.values() for finding in check.findings]
@@ -83,9 +101,13 @@ def shortfall(report: Report, required: Status) -> str:
 
 def verify_json(results: Sequence[Verified], ok: bool) -> dict[str, Any]:
     """What `nnenv verify --json` prints."""
+
+    def written(result: Verified) -> str | None:
+        return str(result.statement) if result.statement else None
+
     return {
         "ok": ok,
-        "reports": [{**report_json(result.report), "statement": str(result.statement)} for result in results],
+        "reports": [{**report_json(result.report), "statement": written(result)} for result in results],
     }
 
 
@@ -100,7 +122,8 @@ def verify_text(results: Sequence[Verified], palette: Palette, seconds: float) -
 def _report_text(result: Verified, palette: Palette) -> str:
     report = result.report
     where = f"{report.runner} ({report.extra.get('isolation', '')})" + (", emulated CPU" if report.emulated else "")
-    lines = [f"{palette('bold', report.target)}: image sha256:{short(report.manifest_digest)}, run by {where}"]
+    image = f"image sha256:{short(report.manifest_digest)}" if report.manifest_digest else "the image around us"
+    lines = [f"{palette('bold', report.target)}: {image}, run by {where}"]
     for name, check in report.checks.items():
         # Padded outside of the colour, whose escapes have no width.
         padding = " " * (10 - len(check.verdict))
@@ -114,7 +137,8 @@ def _report_text(result: Verified, palette: Palette) -> str:
         for case in model.cases:
             lines += _case_lines(case, palette)
     lines.append(f"  status       {_status(report, palette)}")
-    lines.append(f"  statement    {result.statement}")
+    if result.statement is not None:
+        lines.append(f"  statement    {result.statement}")
     return "\n".join(lines) + "\n"
 
 
