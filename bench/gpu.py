@@ -1,4 +1,4 @@
-"""Suite `gpu`: the wheels of ONNX Runtime for CUDA 12 as layers, and locks of three targets beside one.
+"""Suite `gpu`: ONNX Runtime for CUDA 12: its wheels as layers and as an image, and locks of three targets beside one.
 
 Inflating the wheels and digesting both forms is the least that layers can cost: an image names the digest of each
 layer's blob and of its tar. The wheels (2 GB) come from the configured index and go again afterwards.
@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from bench import gpu_image
 from bench.run import Run
 from bench.tables import Aim, Table, comparison
 from bench.timing import Contestant, Sample, must
@@ -54,6 +55,9 @@ def suite(run: Run) -> Iterator[Table]:
                 noted="bytes unpacked",
                 notes=("Times are without Python's start; the wheels are in the store and in the kernel's memory.",),
             )
+        packages = ["nvidia-curand-cu12==10.3.10.19"] if run.quick else ["onnxruntime>=1.20"]
+        more = f'[policy]\nexclude-newer = "{DAY}"\n\n{CUDA12}'
+        yield from gpu_image.tables(run, folder / "peers", store, packages, more)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -249,7 +249,7 @@ def _peer_turn(run: Run, shop: Workshop, docker: Docker | None, peer: Builder) -
     def turn() -> Mapping[str, Sample]:
         engine = _engine(docker)
         folder = run.folder("peer")
-        builds = _Buildah(peer, folder, shop) if peer.engine == "buildah" else _DockerBuild(peer, engine)
+        builds = _Buildah(peer, folder, shop) if peer.engine == "buildah" else DockerBuild(peer, engine)
         try:
             return _peer_scenarios(peer, shop, folder / "context", builds)
         finally:
@@ -260,7 +260,7 @@ def _peer_turn(run: Run, shop: Workshop, docker: Docker | None, peer: Builder) -
 
 
 def _peer_scenarios(
-    peer: Builder, shop: Workshop, context: Path, builds: _DockerBuild | _Buildah
+    peer: Builder, shop: Workshop, context: Path, builds: DockerBuild | _Buildah
 ) -> Mapping[str, Sample]:
     # Names a cache mount that nobody has used: a cold build must not find unpacked wheels.
     cache = uuid.uuid4().hex
@@ -291,7 +291,7 @@ def _peer_scenarios(
     return {scenario: replace(s, note="" if scenario != AGAIN else s.note) for scenario, s in samples.items()}
 
 
-class _DockerBuild:
+class DockerBuild:
     """A peer whose images lie in the Docker engine."""
 
     base = BASE_IMAGE

@@ -25,9 +25,9 @@ IMAGE: Final = f"{PREFIX}-image:1-cpu"
 MODEL_PLACE: Final = "/opt/nnenv/models/dense/model.onnx"
 PYTHON: Final = "/opt/nnenv/bin/python3"
 """In the base and in the product."""
-_READY_LAYERS: Final = 3
+READY_LAYERS: Final = 3
 """OS packages, OS state, the interpreter's bytecode: what peers find in their base image."""
-_SHELL: Final = ("dash", "coreutils")
+SHELL: Final = ("dash", "coreutils")
 """What `RUN` needs; in the product as well, so that both have one operating system."""
 
 
@@ -125,7 +125,7 @@ system = {_list(system)}
 
 def requirements(lock: Mapping[str, Any]) -> str:
     """A requirements file of the lock's wheels, each with its hash."""
-    wheels = _of_kind(lock, "wheel")
+    wheels = of_kind(lock, "wheel")
     return "".join(f"{wheel['name']}=={wheel['version']} --hash=sha256:{wheel['sha256']}\n" for wheel in wheels)
 
 
@@ -138,7 +138,7 @@ def layer_digests(lock: Mapping[str, Any]) -> list[str]:
 def insist_on_ready_base(shop: Workshop, project: Path) -> None:
     """ContestantFailed if a product's bottom layers were not those of the base: then they were not ready."""
     base, product = (tomllib.loads((folder / "model.lock").read_text()) for folder in (shop.base, project))
-    if layer_digests(base)[:_READY_LAYERS] != layer_digests(product)[:_READY_LAYERS]:
+    if layer_digests(base)[:READY_LAYERS] != layer_digests(product)[:READY_LAYERS]:
         raise ContestantFailed("the product's operating system is not that of the base")
 
 
@@ -187,7 +187,7 @@ def _locked(nnenv: Path, project: Path, store: Path, model: Path, pillow: str) -
 
 def _product(pillow: str) -> str:
     more = MODEL + "\n[image]\nshell = true\n"
-    return manifest("image", packages=["onnxruntime", "numpy", pillow], system=_SHELL, more=more)
+    return manifest("image", packages=["onnxruntime", "numpy", pillow], system=SHELL, more=more)
 
 
 def _variant(nnenv: Path, project: Path, store: Path, model: Path, pillow: str) -> Variant:
@@ -207,10 +207,10 @@ def _base(run: Run, nnenv: Path, folder: Path, store: Path, variants: Sequence[V
     (project / "wheels").mkdir(parents=True)
     locks = [tomllib.loads(variant.lock.decode()) for variant in variants]
     for lock in locks:
-        for wheel in _of_kind(lock, "wheel"):
+        for wheel in of_kind(lock, "wheel"):
             digest = wheel["sha256"]
             shutil.copyfile(store / "objects" / "sha256" / digest[:2] / digest, project / "wheels" / wheel["filename"])
-    system = sorted({str(deb["name"]) for lock in locks for deb in _of_kind(lock, "deb")})
+    system = sorted({str(deb["name"]) for lock in locks for deb in of_kind(lock, "deb")})
     image = '[image]\nshell = true\n\n[image.files]\n"wheels" = "/wheels"\n'
     (project / "model.toml").write_text(manifest("base", packages=["pip", "uv"], system=system, more=image))
     for words in (["lock"], ["fetch"], ["build"]):
@@ -221,12 +221,12 @@ def _base(run: Run, nnenv: Path, folder: Path, store: Path, variants: Sequence[V
     return project
 
 
-def _of_kind(lock: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+def of_kind(lock: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     return [artifact for artifact in lock["artifact"] if artifact["kind"] == kind]
 
 
 def _version(lock: Mapping[str, Any], name: str) -> str:
-    return next(str(wheel["version"]) for wheel in _of_kind(lock, "wheel") if wheel["name"] == name)
+    return next(str(wheel["version"]) for wheel in of_kind(lock, "wheel") if wheel["name"] == name)
 
 
 def _list(words: Sequence[str]) -> str:
