@@ -86,6 +86,49 @@ def fetch_all(
         task.finish()
 
 
+def fetch_unknown(
+    url: str, filename: str, store: Store, http: Http, progress: Progress | None = None
+) -> tuple[Sha256, int]:
+    """The file at an address of which nobody has said a digest yet, into the store: (sha256, bytes).
+
+    A transfer that breaks goes on where it stopped if the server says that its file is still the same one, else from
+    the start. Raises NnenvError `index-unreachable` (also for a file shorter than announced), `offline`, `disk-full`.
+    """
+    task = (progress or SilentProgress()).start(f"fetch {filename}")
+    try:
+        with store.writer() as writer:
+            failures, etag = 0, ""
+            while True:
+                before = writer.written
+                try:
+                    etag = _append(url, writer, etag, http, task)
+                except HttpError as error:
+                    failures = 1 if writer.written - before >= _FRUITFUL else failures + 1
+                    if not error.retryable or failures > http.retries:
+                        raise
+                    http.sleep(http.pause(failures, error))
+                else:
+                    return writer.commit()
+    finally:
+        task.finish()
+
+
+def _append(url: str, writer: ObjectWriter, etag: str, http: Http, task: Task) -> str:
+    """One request for what the writer has not yet; its entity tag. HttpError unless the file is whole afterwards."""
+    if writer.written and not etag:
+        writer.restart()  # nothing says that it would be the same file
+    with http.stream(url, start=writer.written, etag=etag) as body:
+        if body.start != writer.written:
+            writer.restart()
+        for chunk in body.chunks:
+            writer.write(chunk)
+            task.advance(len(chunk))
+        if body.total is not None and writer.written < body.total:
+            cut = f"truncated: {writer.written} of {body.total} bytes"
+            raise HttpError(url, cut, retryable=True)
+        return body.etag
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Fetch:
     """One download under way."""

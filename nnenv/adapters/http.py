@@ -119,6 +119,8 @@ class Http:
         self._clock = clock
         self.retries = _retries(self._environ) if retries is None else retries
         """How often a failed request is made again."""
+        self.bearers: dict[str, str] = {}
+        """Host (and port) -> token that it is shown (RFC 6750), and no other host."""
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
         self._connections = connections
@@ -338,6 +340,9 @@ class Http:
         """The Authorization header for `url`, from its own userinfo or from netrc, or empty."""
         if credentials:
             return credentials
+        bearer = self.bearers.get(host_of(url))
+        if bearer:
+            return f"Bearer {bearer}"
         import netrc
 
         path = Path(self._environ.get("NETRC") or Path(self._environ.get("HOME", "/nonexistent")) / ".netrc")

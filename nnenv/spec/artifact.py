@@ -38,7 +38,8 @@ class Artifact:
     """Bytes."""
     origin: str
     """How to ask a source, never which host: `python`, `python:NAME` (an `[[index]]`),
-    `debian:SUITE:pool/path.deb`, or `file:path/in/project`."""
+    `debian:SUITE:pool/path.deb`, `file:path/in/project`; of a model also `web:` with a digest of its address,
+    `hf:org/name@commit:path`, or `pypi:distribution==version/path`."""
     architecture: str = ""
     """Debian architecture of a .deb; empty otherwise."""
     requires_python: str = ""

@@ -177,6 +177,8 @@ def _model_values(model: ModelLock) -> dict[str, object]:
         version=model.version,
         format=model.format,
         file=model.file,
+        revision=model.revision,
+        licence=model.licence,
         opsets=model.opsets,
         cases=[
             _present(
@@ -332,6 +334,8 @@ def _model(item: _Reader) -> ModelLock:
         version=item.text("version", None),
         format=item.text("format", None),
         file=item.digest("file"),
+        revision=item.text("revision"),
+        licence=item.text("licence"),
         opsets=item.texts("opsets"),
         cases=tuple(_case(case) for case in item.tables("cases")),
     )

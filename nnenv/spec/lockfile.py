@@ -69,6 +69,10 @@ class ModelLock:
     """`onnx`."""
     file: Sha256
     """Artifact that is the model file."""
+    revision: str = ""
+    """What the name of its source came to: a commit, or the version of a wheel; empty for files and addresses."""
+    licence: str = ""
+    """As its source states it; empty if it does not."""
     opsets: tuple[str, ...] = ()
     """`domain:version` of each operator set the model imports, `ai.onnx` for the default domain."""
     cases: tuple[CaseLock, ...] = ()

@@ -4,7 +4,7 @@ The field docstrings are the public documentation of the keys, and `schema` make
 A field's metadata says how the key looks in TOML:
 `key` its name where that differs from the field's, `schema` what JSON Schema says of a plain value,
 `table`, `named` and `listed` the class behind `[x]`, `[x.NAME]` and `[[x]]`,
-`outside` that the field is no key of its table.
+`outside` that the field is no key of its table, `or` the key that stands in its place: one of the two is there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from nnenv.spec.artifact import Sha256
+from nnenv.spec.model_source import HUB, WEB, WHEEL, FileSource, ModelSource, read_source
 
 NAME: Final = r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?"
 """Names of projects, models and indexes."""
@@ -39,7 +40,9 @@ CAPABILITY: Final = r"[1-9][0-9]?\.[0-9]"
 """Compute capability of a GPU, as NVIDIA writes it: `8.6`, `12.0`."""
 DRIVER: Final = r"(?:>=\s*)?[1-9][0-9]{2,3}(?:\.[0-9]{1,3}){0,2}"
 """The oldest driver of a fleet: a branch, or a version of NVIDIA's Linux driver (`535.104.05`)."""
-SOURCE: Final = rf"file:{PROJECT_PATH}"
+ELSEWHERE: Final = rf"{WEB}|{HUB}|{WHEEL}"
+"""Where models come from that are no files of the project."""
+SOURCE: Final = rf"file:{PROJECT_PATH}|{ELSEWHERE}"
 IMAGE_PATH: Final = r"/(?!(?:.*/)?\.\.(?:/|$))[^\u0000-\u001f\u007f\\]*"
 
 FORMATS: Final = ("onnx",)
@@ -99,8 +102,13 @@ class ModelSpec:
     name: str = field(metadata={"outside": True})
     version: str = field(metadata={"schema": _like(VERSION)})
     """The model's own version."""
-    source: str = field(metadata={"schema": _like(SOURCE)})
-    """Where the model file is: `file:` and a path from the project."""
+    source: str = field(default="", metadata={"schema": _like(SOURCE), "or": "sources"})
+    """Where the model file is: `file:` and a path from the project, an `https:` address, `hf:org/name@revision:path` on
+    a model hub, or `pypi:distribution==version/path` in a wheel."""
+    sources: tuple[str, ...] = field(
+        default=(), metadata={"schema": _list_of(_like(ELSEWHERE), minItems=1, uniqueItems=True)}
+    )
+    """Instead of `source`: several places of one file, tried in order."""
     format: str = field(default="", metadata={"schema": {"enum": list(FORMATS)}})
     """Format of the model file; left out, it is inferred."""
     sha256: Sha256 | None = field(default=None, metadata={"schema": _like(SHA256)})
@@ -109,9 +117,15 @@ class ModelSpec:
     """Inference tests, sorted by their data."""
 
     @property
+    def places(self) -> tuple[ModelSource, ...]:
+        """Where the model file is, in the order to try."""
+        return tuple(map(read_source, self.sources or (self.source,)))
+
+    @property
     def path(self) -> str:
-        """Path of the model file, from the project."""
-        return self.source.removeprefix("file:")
+        """Path of the model file, from the project; empty for one from elsewhere."""
+        first = self.places[0]
+        return first.path if isinstance(first, FileSource) else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -304,7 +318,10 @@ def _project(project: Project) -> dict[str, object]:
 
 
 def _model(model: ModelSpec) -> dict[str, object]:
-    plain: dict[str, object] = {"version": model.version, "source": model.source, "format": model.format}
+    plain: dict[str, object] = {"version": model.version, "format": model.format}
+    # An address tells a host, so its digest stands for it: another address is another meaning all the same.
+    identities = [place.identity for place in model.places]
+    plain["source" if len(identities) == 1 else "sources"] = identities[0] if len(identities) == 1 else identities
     if model.sha256 is not None:
         plain["sha256"] = model.sha256
     plain["tests"] = [_case(case) for case in model.tests]

@@ -27,6 +27,7 @@ from nnenv.spec.manifest import (
     Requires,
     TargetSpec,
 )
+from nnenv.spec.model_source import HUB, WEB, WHEEL
 from nnenv.spec.toml_gate import KeyPath, line_of, read_toml
 
 MOST_MISTAKES: Final = 100
@@ -100,10 +101,24 @@ def _model(name: str, table: _Table) -> ModelSpec:
             )
         seen.add(case.data)
     sha256 = table.string("sha256", _sha256, default="")
+    # One of the two: a name for each is what JSON Schema can say of them.
+    several = table.has("sources")
+    sources = table.strings("sources", _source, same=str, least=1, ordered=True) if several else ()
+    source = table.string("source", _source, default="") if several else table.string("source", _source)
+    if several and source:
+        table.mistake(("sources",), "stands beside `source`", ["keep one of the two"])
+    if any(text.startswith("file:") for text in sources):
+        table.mistake(("sources",), "holds a file of the project", ["name that by `source`, alone"])
+    if any(text.startswith("http://") for text in (source, *sources)) and not sha256:
+        table.mistake(
+            ("sha256",), "is needed for an http: source, whose bytes anybody on the way can change",
+            ["write the digest of the file", "or an https: address"],
+        )  # fmt: skip
     model = ModelSpec(
         name=name,
         version=table.string("version", _version),
-        source=table.string("source", _source),
+        source=source,
+        sources=sources,
         format=table.string("format", _choice(rules.FORMATS), default=""),
         sha256=Sha256(sha256) if sha256 else None,
         tests=tuple(sorted(tests, key=lambda case: case.data)),
@@ -385,7 +400,7 @@ Rule = Callable[[str], str]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LONGEST_PATH: Final = 1024
-_SCHEMES_TO_COME: Final = ("https", "hf", "oci", "git", "pypi", "torchhub", "kaggle", "tfhub")
+_SCHEMES_TO_COME: Final = ("oci", "git", "git+https", "torchhub", "kaggle", "tfhub", "onnxzoo")
 _PLATFORM_ALIASES: Final = {
     "amd64": "linux/amd64",
     "x86_64": "linux/amd64",
@@ -483,10 +498,30 @@ def _source(text: str) -> str:
     if scheme == "file":
         return f"file:{_project_path(path)}"
     fix = "download the model into the project and write file: and its path"
+    if scheme in _SOURCE_FORMS:
+        pattern, form = _SOURCE_FORMS[scheme]
+        if not re.fullmatch(pattern, text):
+            raise RuleError(f"{_shown(text)} is no {scheme}: source", form)
+        return _normal_wheel_source(text) if scheme == "pypi" else text
     if scheme in _SCHEMES_TO_COME:
         raise RuleError(f"sources of scheme {scheme}: are not supported by this version of nnenv", fix)
-    nearest = _nearest(scheme, ("file", *_SCHEMES_TO_COME))
+    nearest = _nearest(scheme, ("file", *_SOURCE_FORMS, *_SCHEMES_TO_COME))
     raise RuleError(f"{_shown(scheme)} is no scheme of a source", f"did you mean {nearest}:?" if nearest else fix)
+
+
+_SOURCE_FORMS: Final = {
+    "https": (WEB, "write https://host/path, without user name, password and fragment"),
+    "http": (WEB, "write http://host/path, without user name, password and fragment"),
+    "hf": (HUB, "write hf:org/name@revision:path/of/file"),
+    "pypi": (WHEEL, "write pypi:distribution==version/path/in/wheel"),
+}
+"""Scheme -> its form, and how to write it."""
+
+
+def _normal_wheel_source(text: str) -> str:
+    """With the distribution's name and range in their normal spelling."""
+    name, _, path = text.removeprefix("pypi:").partition("/")
+    return f"pypi:{normal_requirement(name)}/{path}"
 
 
 def _project_path(text: str) -> str:
@@ -606,6 +641,10 @@ class _Table:
     def mistake(self, path: KeyPath, what: str, fix: Sequence[str]) -> None:
         """Note a mistake at `path` in this table."""
         self._mistakes.add(self._path + path, what, fix)
+
+    def has(self, key: str) -> bool:
+        """Whether the key is there."""
+        return key in self._values
 
     def string(self, key: str, rule: Rule, *, default: str | None = None) -> str:
         """The string at `key` as `rule` spells it; without a `default` the key is required."""

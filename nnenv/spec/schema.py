@@ -92,6 +92,9 @@ def _table(cls: type) -> dict[str, object]:
     required = [key.name for key in keys if _is_required(key)]
     if required:
         table["required"] = required
+    choices = [(key.name, str(key.field.metadata["or"])) for key in keys if "or" in key.field.metadata]
+    for names in choices:
+        table["oneOf"] = [{"required": [name]} for name in names]
     table["properties"] = {key.name: {"description": key.description, **_value(key)} for key in keys}
     table["additionalProperties"] = False
     return table

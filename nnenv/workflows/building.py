@@ -21,7 +21,7 @@ from nnenv.spec.lock_toml import write_lock
 from nnenv.spec.lockfile import ImageLock, LayerLock, Lockfile, TargetLock
 from nnenv.spec.names import LOCK_NAME
 from nnenv.workflows.fetching import fetch_locked
-from nnenv.workflows.inputs import read_inputs
+from nnenv.workflows.inputs import Known, read_inputs
 from nnenv.workflows.locking import stale, stale_reasons
 from nnenv.workflows.session import Session
 from nnenv.workflows.targets import chosen_targets
@@ -92,7 +92,7 @@ def checked_lock(session: Session, *, frozen: bool) -> Lockfile:
     lockfile = session.lockfile()
     if not frozen:
         manifest = session.manifest()
-        reasons = stale_reasons(manifest, read_inputs(session, manifest), lockfile)
+        reasons = stale_reasons(manifest, read_inputs(session, manifest, Known(lockfile=lockfile)), lockfile)
         if reasons:
             raise stale(reasons)
     session.remember_project()

@@ -10,6 +10,7 @@ from nnenv.adapters.files import open_inside
 from nnenv.errors import NnenvError, SeveralErrors
 from nnenv.spec.artifact import Artifact, Kind
 from nnenv.spec.manifest import Manifest
+from nnenv.spec.model_source import MODEL_ORIGINS
 from nnenv.workflows.session import Session
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def fetch_artifacts(session: Session, artifacts: Iterable[Artifact], indexes: Py
     for artifact in missing:
         if artifact.origin.startswith("file:"):
             _from_project(session, artifact)
+    fetch_models(session, missing, _manifest(session))
     downloads = [
         Download(
             sha256=artifact.sha256,
@@ -36,7 +38,7 @@ def fetch_artifacts(session: Session, artifacts: Iterable[Artifact], indexes: Py
             urls=_addresses(session, artifact, indexes, os),
         )
         for artifact in missing
-        if not artifact.origin.startswith("file:")
+        if not artifact.origin.startswith(("file:", *MODEL_ORIGINS))
     ]
     if not downloads:
         return
@@ -44,6 +46,15 @@ def fetch_artifacts(session: Session, artifacts: Iterable[Artifact], indexes: Py
         fetch_all(downloads, session.store, session.http, workers=session.workers, progress=session.progress)
     except NnenvError as error:
         raise _with_way_out(error, {artifact.filename: artifact.name for artifact in missing}) from None
+
+
+def fetch_models(session: Session, artifacts: Iterable[Artifact], manifest: Manifest | None) -> None:
+    """Afterwards the store holds every model file from elsewhere among the artifacts. Raises as `fetch_model`."""
+    from nnenv.workflows.model_files import fetch_model
+
+    for artifact in artifacts:
+        if artifact.origin.startswith(MODEL_ORIGINS) and not session.store.contains(artifact.sha256):
+            fetch_model(session, artifact, manifest)
 
 
 def fetch_locked(session: Session, artifacts: Iterable[Artifact], os: str) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 from nnenv.adapters.files import open_inside
 from nnenv.errors import NnenvError
 from nnenv.formats.onnx_model import OnnxFacts, read_onnx
 from nnenv.spec.artifact import Artifact, Kind, Sha256
-from nnenv.spec.lockfile import CaseLock, FileLock, ModelLock
-from nnenv.spec.manifest import CaseSpec, Manifest, ModelSpec
+from nnenv.spec.lockfile import CaseLock, FileLock, Lockfile, ModelLock
+from nnenv.spec.manifest import CaseSpec, Manifest, ModelSpec, meaning
 from nnenv.workflows.confirming import Stamp, settled, stamp_of
 from nnenv.workflows.session import Session
 
@@ -33,16 +34,38 @@ class Inputs:
     files: list[FileLock] = field(default_factory=list)
     seen: dict[str, Stamp] = field(default_factory=dict)
     """Each file and folder that was looked at, by its path in the project."""
+    unknown: list[str] = field(default_factory=list)
+    """Models from elsewhere that no lock knows as the manifest declares them now, and that were not asked for."""
 
 
-def read_inputs(session: Session, manifest: Manifest) -> Inputs:
-    """Every file of the project that the manifest names, by digest; nothing is copied into the store yet.
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known of models from elsewhere before anybody asks."""
 
+    lockfile: Lockfile | None = None
+    """A lock that names their files."""
+    forgotten: frozenset[str] = frozenset()
+    """Models that are to be asked for again."""
+    ask: bool = False
+    """Whether the others may be asked for."""
+
+
+NOTHING_KNOWN: Final = Known()
+
+
+def read_inputs(session: Session, manifest: Manifest, known: Known = NOTHING_KNOWN) -> Inputs:
+    """Every file of the project that the manifest names, by digest; nothing of it is copied into the store yet.
+
+    Models from elsewhere are what `known` says of them; if it says nothing, they are fetched, or noted as unknown.
     Raises NnenvError `path-escapes`, `model-invalid`, `case-invalid`, or `digest-mismatch` against a declared sha256.
     """
     inputs = Inputs()
     for model in manifest.models:
-        inputs.models.append(_model(session, model, manifest, inputs))
+        locked = (
+            _model(session, model, inputs) if model.path else _from_elsewhere(session, model, manifest, known, inputs)
+        )
+        if locked is not None:
+            inputs.models.append(locked)
     for source, destination in manifest.image.files:
         inputs.files.extend(_application_files(session, source, destination, inputs))
     inputs.files.sort(key=lambda file: file.path)
@@ -61,7 +84,7 @@ def read_inputs(session: Session, manifest: Manifest) -> Inputs:
 def keep_inputs(session: Session, inputs: Inputs) -> None:
     """Copy the files into the store, verified against the digests just computed."""
     for artifact in inputs.artifacts.values():
-        if not session.store.contains(artifact.sha256):
+        if artifact.origin.startswith("file:") and not session.store.contains(artifact.sha256):
             with open_inside(session.project, artifact.origin.removeprefix("file:")) as stream:
                 session.store.add(stream, artifact.sha256, artifact.size)
 
@@ -82,7 +105,66 @@ def onnx_facts(session: Session, path: str) -> OnnxFacts:
         return read_onnx(stream, path)
 
 
-def _model(session: Session, spec: ModelSpec, manifest: Manifest, inputs: Inputs) -> ModelLock:
+def stored_onnx_facts(session: Session, artifact: Artifact) -> OnnxFacts:
+    """The static facts of a model file of the store."""
+    with session.store.open(artifact.sha256) as stream:
+        return read_onnx(stream, artifact.filename)
+
+
+def _from_elsewhere(
+    session: Session, spec: ModelSpec, manifest: Manifest, known: Known, inputs: Inputs
+) -> ModelLock | None:
+    """A model that is no file of the project; None if it is unknown and may not be asked for."""
+    from nnenv.workflows.model_files import find_model
+
+    locked = _recorded(spec, manifest, known)
+    if locked is not None:
+        assert known.lockfile is not None
+        artifact = replace(known.lockfile.by_digest[locked.file], version=spec.version)
+        inputs.artifacts[artifact.sha256] = artifact
+        return replace(
+            locked, version=spec.version, format=spec.format or "onnx", cases=tuple(_all_cases(session, spec, inputs))
+        )
+    if not known.ask:
+        inputs.unknown.append(spec.name)
+        return None
+    found = find_model(session, spec, manifest)
+    inputs.artifacts[found.artifact.sha256] = found.artifact
+    facts = stored_onnx_facts(session, found.artifact)
+    return ModelLock(
+        name=spec.name,
+        version=spec.version,
+        format=spec.format or "onnx",
+        file=found.artifact.sha256,
+        revision=found.revision,
+        licence=found.licence,
+        opsets=tuple(f"{domain}:{version}" for domain, version in facts.opsets),
+        cases=tuple(_all_cases(session, spec, inputs)),
+    )
+
+
+def _recorded(spec: ModelSpec, manifest: Manifest, known: Known) -> ModelLock | None:
+    """What the known lock says of a model whose sources the manifest still declares as they were then."""
+    lock = known.lockfile
+    if lock is None or spec.name in known.forgotten or spec.name not in {model.name for model in lock.models}:
+        return None
+    before, now = (_sources_in(echo, spec.name) for echo in (lock.manifest, meaning(manifest)))
+    locked = lock.model(spec.name)
+    return locked if before == now and spec.sha256 in (None, locked.file) else None
+
+
+def _sources_in(echo: Mapping[str, object], name: str) -> tuple[object, object]:
+    """What the meaning of a manifest says of where a model comes from."""
+    models = echo.get("models", {})
+    table = models.get(name, {}) if isinstance(models, Mapping) else {}
+    return (table.get("source"), table.get("sources"))
+
+
+def _all_cases(session: Session, spec: ModelSpec, inputs: Inputs) -> Iterator[CaseLock]:
+    return (case for test in spec.tests for case in _cases(session, test, inputs))
+
+
+def _model(session: Session, spec: ModelSpec, inputs: Inputs) -> ModelLock:
     artifact = _artifact(session, spec.path, Kind.MODEL, spec.name, spec.version, inputs)
     if spec.sha256 and spec.sha256 != artifact.sha256:
         raise NnenvError(
@@ -93,14 +175,13 @@ def _model(session: Session, spec: ModelSpec, manifest: Manifest, inputs: Inputs
             fix=["restore the file, or correct sha256 in model.toml"],
         )
     facts = onnx_facts(session, spec.path)
-    cases = [case for test in spec.tests for case in _cases(session, test, inputs)]
     return ModelLock(
         name=spec.name,
         version=spec.version,
         format=spec.format or "onnx",
         file=artifact.sha256,
         opsets=tuple(f"{domain}:{version}" for domain, version in facts.opsets),
-        cases=tuple(cases),
+        cases=tuple(_all_cases(session, spec, inputs)),
     )
 
 

@@ -17,7 +17,7 @@ from nnenv.spec.manifest import Manifest, meaning
 from nnenv.spec.manifest_toml import parse_manifest
 from nnenv.spec.names import LOCK_NAME
 from nnenv.workflows.confirming import remember
-from nnenv.workflows.inputs import Inputs, read_inputs
+from nnenv.workflows.inputs import Inputs, Known, read_inputs
 from nnenv.workflows.session import Session
 from nnenv.workflows.summarising import changes, lock_summary
 
@@ -70,7 +70,10 @@ def lock_for(
     """What `lock_project` finds for these two files, and the bytes of the lock; nothing is written."""
     manifest = parse_manifest(manifest_bytes)
     old = _readable(old_bytes, options)
-    inputs = read_inputs(session, manifest)
+    forgotten = options.upgrade_names
+    if options.upgrade:
+        forgotten = frozenset(model.name for model in manifest.models)
+    inputs = read_inputs(session, manifest, Known(lockfile=old))
     reasons = stale_reasons(manifest, inputs, old)
     if options.check and reasons:
         raise stale(reasons)
@@ -83,6 +86,8 @@ def lock_for(
 
     pins = None if options.upgrade else old
     _insist_on_locked_names(options, old)
+    if inputs.unknown or any(not model.path and model.name in forgotten for model in manifest.models):
+        inputs = read_inputs(session, manifest, Known(lockfile=old, forgotten=forgotten, ask=True))
     new = resolved(session, manifest, inputs, old, pins, options.upgrade_names, options.exclude_newer)
     data = write_lock(new)
     outcome = LockOutcome(
@@ -100,7 +105,9 @@ def stale_reasons(manifest: Manifest, inputs: Inputs, lockfile: Lockfile | None)
     for key in sorted({*wanted, *lockfile.manifest}):
         if wanted.get(key) != lockfile.manifest.get(key):
             reasons.append(f"[{key}] of model.toml has changed")
-    if tuple(inputs.models) != lockfile.models:
+    if inputs.unknown:
+        reasons.append(f"models from elsewhere are not locked as they are declared: {', '.join(inputs.unknown)}")
+    elif tuple(inputs.models) != lockfile.models:
         changed = {model.name for model in {*inputs.models} ^ {*lockfile.models}}
         reasons.append(f"model or test files have changed: {', '.join(sorted(changed))}")
     if tuple(inputs.files) != lockfile.files:

@@ -10,6 +10,7 @@ from nnenv.adapters.files import open_inside, refusing_writes, write_atomically
 from nnenv.errors import NnenvError
 from nnenv.formats.onnx_model import TensorInfo
 from nnenv.image.plan import model_path
+from nnenv.spec.artifact import Sha256
 from nnenv.spec.lockfile import Lockfile, ModelLock
 from nnenv.spec.manifest_edit import with_test
 from nnenv.spec.manifest_toml import parse_manifest
@@ -18,7 +19,8 @@ from nnenv.verify.cases import CaseKind, CaseSettings, write_case_toml
 from nnenv.verify.evaluate import answer_of
 from nnenv.verify.protocols import Run
 from nnenv.workflows.building import ENVIRONMENT, SELF_TEST, assemble, checked_lock
-from nnenv.workflows.inputs import onnx_facts
+from nnenv.workflows.fetching import fetch_locked
+from nnenv.workflows.inputs import stored_onnx_facts
 from nnenv.workflows.session import Session
 from nnenv.workflows.targets import chosen_targets
 from nnenv.workflows.verifying import open_runner
@@ -69,14 +71,13 @@ def record_cases(session: Session, options: RecordOptions) -> Recorded:
     model = _model(lockfile, target.models, options.model)
     folder = case_folder(session, options.into or f"tests/{model.name}")
     artifact = lockfile.by_digest[model.file]
-    facts = onnx_facts(session, artifact.origin.removeprefix("file:"))
+    fetch_locked(session, [artifact], target.os)
+    facts = stored_onnx_facts(session, artifact)
     inputs = _given(session, options.inputs, facts.inputs) if options.inputs else _made_up(facts.inputs, options.count)
     maker, documents = assemble(session, lockfile, target)
     with open_runner(session, maker, documents, options.runner) as runner:
         outputs = _run(runner, "/" + model_path(model.name, artifact), model, inputs)
-    notes = (
-        [_cross_checked(session, artifact.origin.removeprefix("file:"), inputs, outputs)] if options.cross_check else []
-    )
+    notes = [_cross_checked(session, artifact.sha256, inputs, outputs)] if options.cross_check else []
     settings = CaseSettings(
         kind=CaseKind.GOLDEN if options.cross_check else CaseKind.SELFTEST,
         model_sha256=model.file,
@@ -199,7 +200,7 @@ def _run(runner: Any, path: str, model: ModelLock, inputs: Sequence[Mapping[str,
 
 
 def _cross_checked(
-    session: Session, path: str, inputs: Sequence[Mapping[str, Array]], outputs: Sequence[Mapping[str, Array]]
+    session: Session, model: Sha256, inputs: Sequence[Mapping[str, Array]], outputs: Sequence[Mapping[str, Array]]
 ) -> str:
     """A sentence that the onnx reference evaluator, in float64, agrees; NnenvError `case-invalid` if it does not.
 
@@ -218,7 +219,7 @@ def _cross_checked(
             "--cross-check needs the onnx package on this machine",
             fix=["pip install 'nnenv[crosscheck]'"],
         ) from None
-    with open_inside(session.project, path) as stream:
+    with session.store.open(model) as stream:
         # Not `load_model`: it takes the stream's name for a path, and an opened descriptor has none.
         loaded = onnx.load_model_from_string(stream.read())
     if any(opset.domain in {"", "ai.onnx"} and opset.version < 17 for opset in loaded.opset_import):

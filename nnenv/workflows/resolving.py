@@ -23,6 +23,7 @@ from nnenv.spec.artifact import Artifact, Kind, Sha256
 from nnenv.spec.lock_toml import write_lock
 from nnenv.spec.lockfile import Lockfile, ReleaseLock, TargetLock, artifact_order, digests_used
 from nnenv.spec.manifest import Manifest, TargetSpec, meaning
+from nnenv.workflows.fetching import fetch_models
 from nnenv.workflows.hardware import HardwareChoice, WheelKnowledge, artifact_of, choose_wheels
 from nnenv.workflows.inputs import Inputs, check_cases, keep_inputs
 from nnenv.workflows.session import Session
@@ -66,6 +67,7 @@ def resolved(
     Raises NnenvError with the reason when a target has no solution.
     """
     keep_inputs(session, inputs)
+    fetch_models(session, inputs.artifacts.values(), manifest)
     check_cases(session, inputs)
     draft = _Draft()
     with session.python_indexes(manifest) as indexes:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from nnenv.adapters.debian_archive import DebianArchive
     from nnenv.adapters.http import Http
+    from nnenv.adapters.model_hub import ModelHub
     from nnenv.adapters.progress import Progress
     from nnenv.adapters.python_index import PythonIndexes
     from nnenv.adapters.store import Store
@@ -139,6 +140,12 @@ class Session:
             yield indexes
         finally:
             indexes.close()
+
+    def model_hub(self) -> ModelHub:
+        """The model hub that the environment names."""
+        from nnenv.adapters.model_hub import ModelHub
+
+        return ModelHub(self.environment, offline=self._offline)
 
     def debian_archive(self, release: str, architecture: str) -> DebianArchive:
         """The configured archive for one release and architecture; one per session, so it is read once."""

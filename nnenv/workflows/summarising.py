@@ -47,7 +47,7 @@ def _gpu(target: TargetLock) -> dict[str, Any] | None:
 
 def changes(old: Lockfile | None, new: Lockfile) -> list[str]:
     """One line per new target, and per package that came, went or moved in another."""
-    lines = []
+    lines = _model_changes(old, new) if old is not None else []
     for target in new.targets:
         if old is None or old.target(target.name) is None:
             lines.append(f"+ target {target.name}")
@@ -61,6 +61,20 @@ def changes(old: Lockfile | None, new: Lockfile) -> list[str]:
                 lines.append(f"{target.name}: - {name} {before[name]}")
             elif before[name] != after[name]:
                 lines.append(f"{target.name}: {name} {before[name]} -> {after[name]}")
+    return lines
+
+
+def _model_changes(old: Lockfile, new: Lockfile) -> list[str]:
+    """One line per model that came, went, or is another file now."""
+    before, after = ({model.name: model for model in lock.models} for lock in (old, new))
+    lines = []
+    for name in sorted({*before, *after}):
+        if name not in before:
+            lines.append(f"model + {name} {after[name].file[:12]}")
+        elif name not in after:
+            lines.append(f"model - {name} {before[name].file[:12]}")
+        elif before[name].file != after[name].file:
+            lines.append(f"model {name} {before[name].file[:12]} -> {after[name].file[:12]}")
     return lines
 
 

@@ -120,6 +120,8 @@ SAMPLE = Lockfile(
             version="1.0",
             format="onnx",
             file=MODEL.sha256,
+            revision="0123abc",
+            licence="mit",
             opsets=("ai.onnx:17",),
             cases=(
                 CaseLock(
@@ -174,7 +176,7 @@ def test_an_empty_lock_comes_back() -> None:
 
 def test_the_bytes_never_change() -> None:
     """Format 1 has these bytes for ever: committed locks must stay what nnenv writes."""
-    assert hashlib.sha256(BYTES).hexdigest() == "2556734faf7dde19331e76ca8f23b4b02f0e3a8ab34060468836bded4055439a"
+    assert hashlib.sha256(BYTES).hexdigest() == "d69f3aebafaafef10d2d21dc17c8545182f6cf0cbf62ff58e2e7e7c7beafae19"
     without_gpu = dataclasses.replace(
         SAMPLE, targets=tuple(dataclasses.replace(target, gpu=None) for target in SAMPLE.targets)
     )

@@ -411,14 +411,22 @@ def test_what_must_be_there(text: str, expected: list[str]) -> None:
                 f"sources of scheme {scheme}: are not supported by this version of nnenv -> "
                 "download the model into the project and write file: and its path",
             )
-            for scheme in ("https", "hf", "oci", "git", "pypi", "torchhub", "kaggle", "tfhub")
+            for scheme in ("oci", "git", "git+https", "torchhub", "kaggle", "tfhub", "onnxzoo")
+        ),
+        *(
+            (f"{scheme}:m", f"'{scheme}:m' is no {scheme}: source -> write {form}")
+            for scheme, form in (
+                ("https", "https://host/path, without user name, password and fragment"),
+                ("hf", "hf:org/name@revision:path/of/file"),
+                ("pypi", "pypi:distribution==version/path/in/wheel"),
+            )
         ),
         ("file:", f"'' is no path -> write a path of 1 to {manifest_toml._LONGEST_PATH} characters"),
         ("file:.", "'.' is the whole project -> name a file or directory inside it"),
     ],
 )
 def test_sources(source: str, expected: str) -> None:
-    """Only `file:` is known; other schemes of the design are named as such."""
+    """Each scheme has its form; those of the design that are still to come are named as such."""
     text = SMALLEST + f'[models.m]\nversion = "1"\nsource = "{source}"'.encode()
     assert mistakes(text) == [f"model.toml:7 models.m.source: {expected}"]
 
@@ -612,3 +620,46 @@ def test_imports_are_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "https://user:secret@h.example/m.onnx",
+        "https://h.example/m.onnx#part",
+        "https://h.example",
+        "hf:name@main:m.onnx",
+        "hf:org/name:m.onnx",
+        "hf:org/name@main:../m.onnx",
+        "hf:org/name@main:/m.onnx",
+        "pypi:name==1",
+        "pypi:name==1/../m.onnx",
+        "pypi:name==1/a/./m.onnx",
+    ],
+)
+def test_sources_that_are_refused(source: str) -> None:
+    """Secrets, and paths that lead out."""
+    (mistake,) = mistakes(SMALLEST + f'[models.m]\nversion = "1"\nsource = "{source}"'.encode())
+    assert "models.m.source" in mistake
+
+
+def test_several_places() -> None:
+    """In their order; a wheel's name and range in normal spelling."""
+    text = (
+        SMALLEST
+        + b"""[models.m]
+version = "1"
+sources = ["https://h.example/m.onnx?x=1", "hf:Org/Name@refs/pr/1:onnx/m.onnx", "pypi:My_Net >=1 , <2/net/m.onnx"]
+"""
+    )
+    (model,) = parse_manifest(text).models
+    web, hub, wheel = model.places
+    assert (web.url, web.filename) == ("https://h.example/m.onnx?x=1", "m.onnx")
+    assert (hub.repository, hub.revision, hub.path) == ("Org/Name", "refs/pr/1", "onnx/m.onnx")
+    assert (wheel.distribution, wheel.specifier, wheel.path) == ("my-net", "<2,>=1", "net/m.onnx")
+    said = meaning(parse_manifest(text))["models"]["m"]["sources"]
+    assert said[1:] == ["hf:Org/Name@refs/pr/1:onnx/m.onnx", "pypi:my-net<2,>=1/net/m.onnx"]
+    assert said[0].startswith("web:")
+    assert "h.example" not in said[0]
+    other = parse_manifest(text.replace(b"?x=1", b"?x=2"))
+    assert meaning(other) != meaning(parse_manifest(text))

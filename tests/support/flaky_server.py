@@ -17,6 +17,7 @@ import gzip
 import hashlib
 import re
 import socket
+import ssl
 import struct
 import threading
 from collections import Counter
@@ -68,6 +69,10 @@ class FlakyServer:
         self.released.set()
         self._server.shutdown()
         self._server.server_close()
+
+    def wrap(self, context: ssl.SSLContext) -> None:
+        """Speak TLS; before it is entered."""
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     def url(self, path: str, userinfo: str = "") -> str:
         """The address of `path`."""

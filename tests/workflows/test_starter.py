@@ -172,7 +172,7 @@ def test_a_starter_with_models_fits_the_schema() -> None:
     ("right", "wrong", "place"),
     [
         ("[models.m]", "[model.m]", []),
-        ('source = "file:m.onnx"', 'sources = "file:m.onnx"', ["models", "m"]),
+        ('source = "file:m.onnx"', 'sources = "file:m.onnx"', ["models", "m", "sources"]),
         ('source = "file:m.onnx"', 'source = "/m.onnx"', ["models", "m", "source"]),
         ('"numpy",', '"numpy >",,'.replace(",,", ","), None),
         ('["numpy", ', "[1, ", ["requires", "packages", 0]),

@@ -39,8 +39,7 @@ def add_arguments(parser: Parser, environment: Mapping[str, str]) -> None:
         "Check the closure of shared libraries, load everything, and run the models' test cases inside the image:\n"
         "network off, read-only root, non-root, no capabilities. The comparison happens outside of the image.\n"
         "Exit code 0 only if every target is `verified` (or --require is met).",
-        "  nnenv verify --target cpu\n  nnenv verify --runner sandbox --json\n"
-        "  nnenv verify --here                    # inside of an image that nnenv built",
+        "  nnenv verify --target cpu\n  nnenv verify --runner sandbox --json",
     )
     add_target(parser, environment)
     add_frozen(parser, environment)
