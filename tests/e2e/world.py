@@ -79,8 +79,9 @@ class User:
         return self.project / "model.lock"
 
     def command(self, *arguments: str) -> list[str]:
-        """The argument vector."""
-        return [self.python, "-m", "nnenv", *arguments, "--store", str(self.store)]
+        """The argument vector; behind `--` stands a command's own."""
+        end = arguments.index("--") if "--" in arguments else len(arguments)
+        return [self.python, "-m", "nnenv", *arguments[:end], "--store", str(self.store), *arguments[end:]]
 
     def run(self, *arguments: str, timeout: float = 300, before: Sequence[str] = (), **variables: str) -> Finished:
         """Run `nnenv ARGUMENTS` in the project's folder; `before` is a command to run it under."""
