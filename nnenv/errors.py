@@ -49,6 +49,7 @@ CODES: Final[dict[str, str]] = {
     "model-unreachable": "A model file cannot be had from any of its places.",
     "name-unknown": "A name is asked for that model.lock does not hold.",
     "offline": "The command needs something that is not in the store, and --offline forbids fetching.",
+    "opset-unsupported": "A model is of a newer format or operator set than the locked runtime loads.",
     "path-escapes": "A path leaves the project directory.",
     "path-refused": "A path or link that no image layer can hold.",
     "python-unsatisfiable": "No set of wheels meets the requirements of the target.",

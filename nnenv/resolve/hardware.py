@@ -15,6 +15,7 @@ from nnenv.formats.core_metadata import CoreMetadata
 from nnenv.resolve import compat
 from nnenv.resolve.compat import TOOLKIT, older
 from nnenv.resolve.gpu_coverage import Code, LibraryCoverage, cover_all
+from nnenv.resolve.model_runtime import ModelNeeds, runtime_objection
 from nnenv.resolve.python_catalog import Project, WheelRecord
 from nnenv.resolve.variants import ANY_CUDA, Variants
 from nnenv.resolve.wheel_libraries import cuda_major_of_layout
@@ -64,10 +65,11 @@ class Knowledge(Protocol):
 class CpuRules:
     """The rules of a target without an accelerator; satisfies `WheelRules`."""
 
-    def __init__(self, variants: Variants, refused: Mapping[str, Objection]) -> None:
-        """`refused`: file name -> what a look at the whole choice had against it."""
+    def __init__(self, variants: Variants, refused: Mapping[str, Objection], models: Sequence[ModelNeeds] = ()) -> None:
+        """`refused`: file name -> what a look at the whole choice had against it; `models` are to be loaded."""
         self._variants = variants
         self._refused = refused
+        self._models = models
 
     def renamed(self, name: str, extras: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
         return self._variants.mapped(name, extras, None)
@@ -79,7 +81,8 @@ class CpuRules:
         if compat.is_part_of_cuda(wheel.project):
             why = "is part of CUDA, and a target without an accelerator contains none"
             return Judgement(objection=Objection(code="cuda-on-cpu-target", why=why))
-        return Judgement(objection=self._refused.get(wheel.filename))
+        refused = self._refused.get(wheel.filename)
+        return Judgement(objection=refused or runtime_objection(wheel.project, wheel.version, self._models))
 
     def virtual(self, name: str) -> Project:
         raise KeyError(name)
@@ -97,9 +100,10 @@ class CudaRules:
         refused: Mapping[str, Objection],
         missing: Mapping[str, tuple[Demand, ...]],
         coherent: bool = True,
+        models: Sequence[ModelNeeds] = (),
     ) -> None:
         """`refused`: file name -> what a look at the whole choice had against it; `missing`: distribution -> what it
-        turned out to need besides. `coherent`: components of the toolkit are of one release.
+        turned out to need besides. `coherent`: components of the toolkit are of one release. `models` are to be loaded.
 
         Raises NnenvError `driver-too-old` if the target's driver runs none of its CUDA majors.
         """
@@ -114,6 +118,7 @@ class CudaRules:
         self._coherent = coherent
         self._refused = refused
         self._missing = missing
+        self._models = models
 
     def renamed(self, name: str, extras: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
         major = self.majors[0] if len(self.majors) == 1 else ANY_CUDA
@@ -129,7 +134,11 @@ class CudaRules:
         return _Majors(self.majors)
 
     def judge(self, wheel: WheelRecord, metadata: CoreMetadata, required: Sequence[tuple[str, str]]) -> Judgement:
-        objection = self._refused.get(wheel.filename) or self._outside(wheel)
+        objection = (
+            self._refused.get(wheel.filename)
+            or self._outside(wheel)
+            or runtime_objection(wheel.project, wheel.version, self._models)
+        )
         if objection is not None:
             return Judgement(objection=objection)
         needs = self._needs(wheel)

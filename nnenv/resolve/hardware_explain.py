@@ -58,6 +58,8 @@ def explained(
     alone = [found for text in clash if (found := _alone(text, target, solve)) is not None]
     together = len(alone) == len(clash) > 1
     reason = _difference(alone) if together else _demand(clash, target, solve)
+    if error.code == "opset-unsupported":
+        reason = _Reason(code=error.code, what=f"nothing for {', '.join(clash)} loads the models of the target")
     if reason is None:
         return error
     repairs = [
@@ -71,6 +73,26 @@ def explained(
         f"target {target.name}: {reason.what}",
         where=error.where,
         because=reason.because or _without_supply(error.because),
+        repairs=repairs[:_MOST_REPAIRS],
+        fix=() if repairs else error.fix,
+    )
+
+
+def with_other_runtimes(
+    error: NnenvError,
+    requirements: Sequence[str],
+    solve: Callable[[Sequence[str]], Sequence[ChosenWheel]],
+    place: Place,
+) -> NnenvError:
+    """`error` of a CPU target whose runtime loads not all its models, with the other versions that do."""
+    target = GpuTarget(name="", machine="")
+    clash = _fewest(requirements, target, lambda texts, _: solve(texts))
+    repairs = list(_other_versions(requirements, clash, target, lambda texts, _: solve(texts), place))
+    return NnenvError(
+        error.code,
+        error.what,
+        where=error.where,
+        because=_without_supply(error.because),
         repairs=repairs[:_MOST_REPAIRS],
         fix=() if repairs else error.fix,
     )

@@ -11,8 +11,9 @@ from typing import Final
 from nnenv.adapters.python_index import PythonIndexes
 from nnenv.errors import NnenvError
 from nnenv.resolve.hardware import CpuRules, CudaRules, GpuTarget, allowed_majors
-from nnenv.resolve.hardware_explain import Place, explained, with_other_targets
+from nnenv.resolve.hardware_explain import Place, explained, with_other_runtimes, with_other_targets
 from nnenv.resolve.hardware_result import Findings, contradictions, gpu_lock, notices
+from nnenv.resolve.model_runtime import ModelNeeds
 from nnenv.resolve.path_collisions import path_collisions
 from nnenv.resolve.python import ChosenWheel, PythonPolicy, resolve_wheels
 from nnenv.resolve.python_catalog import WheelRecord
@@ -105,6 +106,7 @@ def choose_wheels(
     policy: PythonPolicy,
     pins: Mapping[str, str],
     place: Place,
+    models: Sequence[ModelNeeds] = (),
 ) -> HardwareChoice:
     """The wheels that meet `requirements` on the target's hardware.
 
@@ -118,12 +120,13 @@ def choose_wheels(
         python=python,
         policy=policy,
         pins=pins,
+        models=models,
     )
     target = gpu_target(spec, python)
     if target is not None:
         search.insist_on_a_major(requirements, target)
     for _ in range(_MOST_SEARCHES):
-        wheels = search.cpu(requirements) if target is None else search.cuda(requirements, target, place)
+        wheels = search.cpu(requirements, place) if target is None else search.cuda(requirements, target, place)
         artifacts = [artifact_of(wheel.record) for wheel in wheels]
         if target is None:
             # A CPU target's wheels are small, and whoever locks it builds it: they are fetched at once.
@@ -207,11 +210,22 @@ class _Search:
     python: PythonTarget
     policy: PythonPolicy
     pins: Mapping[str, str]
+    models: Sequence[ModelNeeds]
     findings: Findings = field(default_factory=Findings)
 
-    def cpu(self, requirements: Sequence[str]) -> tuple[ChosenWheel, ...]:
+    def cpu(self, requirements: Sequence[str], place: Place) -> tuple[ChosenWheel, ...]:
         """Wheels without CUDA."""
-        return self._resolved(requirements, CpuRules(self.variants, self.findings.refused))
+        try:
+            return self._without_cuda(requirements)
+        except NnenvError as error:
+            if error.code != "opset-unsupported":
+                raise
+            loose = partial(self._without_cuda, max_rounds=_ROUNDS_TO_EXPLAIN)
+            raise with_other_runtimes(error, requirements, loose, place) from None
+
+    def _without_cuda(self, requirements: Sequence[str], max_rounds: int | None = None) -> tuple[ChosenWheel, ...]:
+        rules = CpuRules(self.variants, self.findings.refused, self.models)
+        return self._resolved(requirements, rules, max_rounds)
 
     def cuda(self, requirements: Sequence[str], target: GpuTarget, place: Place) -> tuple[ChosenWheel, ...]:
         """Wheels for an accelerator; the toolkit is of several releases only where no one release will do."""
@@ -243,6 +257,7 @@ class _Search:
             refused=self.findings.refused,
             missing=self.findings.missing,
             coherent=coherent,
+            models=self.models,
         )
         try:
             return self._resolved(requirements, rules, max_rounds)

@@ -16,6 +16,7 @@ from nnenv.resolve.debian_catalog import DebianCatalog, DebRecord
 from nnenv.resolve.debian_facts import DebianRelease, debian_facts, debian_release
 from nnenv.resolve.debian_soname import package_for_soname
 from nnenv.resolve.hardware_result import from_the_system
+from nnenv.resolve.model_runtime import ModelNeeds
 from nnenv.resolve.python import ChosenWheel, PythonPolicy
 from nnenv.resolve.python_target import RUNTIME, PythonTarget
 from nnenv.resolve.sonames import demanded_sonames, providers_of
@@ -25,7 +26,7 @@ from nnenv.spec.lockfile import Lockfile, ReleaseLock, TargetLock, artifact_orde
 from nnenv.spec.manifest import Manifest, TargetSpec, meaning
 from nnenv.workflows.fetching import fetch_models
 from nnenv.workflows.hardware import HardwareChoice, WheelKnowledge, artifact_of, choose_wheels
-from nnenv.workflows.inputs import Inputs, check_cases, keep_inputs
+from nnenv.workflows.inputs import Inputs, check_cases, keep_inputs, stored_onnx_facts
 from nnenv.workflows.session import Session
 
 MACHINES: Mapping[str, str] = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
@@ -78,6 +79,7 @@ def resolved(
             locking = _TargetLocking(
                 session=session,
                 manifest=manifest,
+                inputs=inputs,
                 spec=spec,
                 indexes=indexes,
                 policy=policy,
@@ -133,6 +135,7 @@ class _TargetLocking:
 
     session: Session
     manifest: Manifest
+    inputs: Inputs
     spec: TargetSpec
     indexes: PythonIndexes
     policy: PythonPolicy
@@ -182,7 +185,18 @@ class _TargetLocking:
             self.policy,
             self.pins.wheels,
             self._place,
+            self._models(),
         )
+
+    def _models(self) -> list[ModelNeeds]:
+        """What the target's models need of the runtime that loads them."""
+        wanted = set(self.spec.models or (model.name for model in self.manifest.models))
+        needs = []
+        for model in self.inputs.models:
+            if model.name in wanted:
+                facts = stored_onnx_facts(self.session, self.inputs.artifacts[model.file])
+                needs.append(ModelNeeds(name=model.name, opsets=facts.opsets, ir=facts.ir_version))
+        return needs
 
     def _place(self, requirement: str) -> str:
         """Where it stands in model.toml; "" for what nnenv itself asks for."""

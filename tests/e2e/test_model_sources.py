@@ -235,3 +235,35 @@ def test_an_answer_that_claims_to_be_whole_and_is_not(user: User, tmp_path: Path
         error = user.with_environment(SSL_CERT_FILE=str(certificate)).refused("lock", "--json").json()["errors"][0]
         assert error["code"] == "model-invalid"
         assert not user.lock_path.exists()
+
+
+def of_opset(opset: int, ir: int = 10) -> bytes:
+    """The model as another release of the format has it."""
+    import onnx
+
+    model = onnx.load_model_from_string(MODEL)
+    model.opset_import[0].version = opset
+    model.ir_version = ir
+    return bytes(model.SerializeToString())
+
+
+def test_a_model_that_the_runtime_does_not_load(user: User, world: World) -> None:
+    """A newer runtime is chosen where that is allowed; a pinned one is refused, with a repair that works."""
+    world.offer("onnxruntime", "1.23.2")
+    world.offer("onnxruntime", "1.22.1")
+    (user.project / "net.onnx").write_bytes(of_opset(22))
+    declare(user, 'source = "file:net.onnx"', "[requires]", 'packages = ["onnxruntime<1.23"]')
+    user.must("lock")
+    assert {wheel.version for wheel in user.lock().artifacts if wheel.name == "onnxruntime"} == {"1.22.1"}
+    user.lock_path.unlink()
+    (user.project / "net.onnx").write_bytes(of_opset(23, ir=11))
+    refused = user.refused("lock")
+    assert "opset-unsupported" in user.refused("lock", "--json").out
+    assert "onnxruntime 1.22.1 loads operator sets of ai.onnx up to 22, and model net has 23" in refused.err
+    assert "the first release with it is 1.23" in refused.err
+    assert "onnxruntime==1.23.2 instead of onnxruntime<1.23" in refused.err
+    assert not user.lock_path.exists()
+    user.must("lock", "--apply-fix", "1")
+    assert {wheel.version for wheel in user.lock().artifacts if wheel.name == "onnxruntime"} == {"1.23.2"}
+    (user.project / "net.onnx").write_bytes(of_opset(23, ir=99))
+    assert "none is known" in user.refused("lock").err
