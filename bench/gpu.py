@@ -57,7 +57,8 @@ def suite(run: Run) -> Iterator[Table]:
             )
         packages = ["nvidia-curand-cu12==10.3.10.19"] if run.quick else ["onnxruntime>=1.20"]
         more = f'[policy]\nexclude-newer = "{DAY}"\n\n{CUDA12}'
-        yield from gpu_image.tables(run, folder / "peers", store, packages, more)
+        # A store of its own: in the other one the layers are made already.
+        yield from gpu_image.tables(run, folder / "peers", folder / "cold", packages, more)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -40,7 +40,7 @@ class _Place:
 
 
 def tables(run: Run, folder: Path, store: Path, wanted: list[str], target: str) -> Iterator[Table]:
-    """One table; `store` may hold the wheels already, `target` is the table of model.toml that stands for the GPU."""
+    """One table; `store` must not know the layers, `target` is the table of model.toml that stands for the GPU."""
     try:
         docker: Docker | None = Docker.find()
     except Unavailable as reason:
