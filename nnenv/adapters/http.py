@@ -320,10 +320,10 @@ class Http:
         import urllib3
 
         timeout = urllib3.Timeout(connect=self._connect_timeout, read=self._read_timeout)
-        certificates = _certificates(self._environ)
+        authorities = certificates(self._environ)
         if not proxy:
             return urllib3.PoolManager(
-                maxsize=self._connections, timeout=timeout, cert_reqs="CERT_REQUIRED", ca_certs=certificates
+                maxsize=self._connections, timeout=timeout, cert_reqs="CERT_REQUIRED", ca_certs=authorities
             )
         address, credentials = _split_credentials(proxy)
         headers = {"Proxy-Authorization": credentials} if credentials else {}
@@ -333,7 +333,7 @@ class Http:
             maxsize=self._connections,
             timeout=timeout,
             cert_reqs="CERT_REQUIRED",
-            ca_certs=certificates,
+            ca_certs=authorities,
         )
 
     def _authorization(self, url: str, credentials: str) -> str:
@@ -403,7 +403,8 @@ def _retries(environ: Mapping[str, str]) -> int:
     return int(text)
 
 
-def _certificates(environ: Mapping[str, str]) -> str | None:
+def certificates(environ: Mapping[str, str]) -> str | None:
+    """The file of certificate authorities that the environment names, as for pip and OpenSSL; None: the system's."""
     for name in _CERTIFICATES:
         path = environ.get(name, "")
         if path:

@@ -39,7 +39,7 @@ class Artifact:
     origin: str
     """How to ask a source, never which host: `python`, `python:NAME` (an `[[index]]`),
     `debian:SUITE:pool/path.deb`, `file:path/in/project`; of a model also `web:` with a digest of its address,
-    `hf:org/name@commit:path`, or `pypi:distribution==version/path`."""
+    `hf:org/name@commit:path`, `pypi:distribution==version/path`, or `git:` with a digest of a repository's address."""
     architecture: str = ""
     """Debian architecture of a .deb; empty otherwise."""
     requires_python: str = ""

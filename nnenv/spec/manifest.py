@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from nnenv.spec.artifact import Sha256
-from nnenv.spec.model_source import HUB, WEB, WHEEL, FileSource, ModelSource, read_source
+from nnenv.spec.model_source import GIT, HUB, WEB, WHEEL, FileSource, ModelSource, read_source
 
 NAME: Final = r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?"
 """Names of projects, models and indexes."""
@@ -40,7 +40,7 @@ CAPABILITY: Final = r"[1-9][0-9]?\.[0-9]"
 """Compute capability of a GPU, as NVIDIA writes it: `8.6`, `12.0`."""
 DRIVER: Final = r"(?:>=\s*)?[1-9][0-9]{2,3}(?:\.[0-9]{1,3}){0,2}"
 """The oldest driver of a fleet: a branch, or a version of NVIDIA's Linux driver (`535.104.05`)."""
-ELSEWHERE: Final = rf"{WEB}|{HUB}|{WHEEL}"
+ELSEWHERE: Final = rf"{WEB}|{HUB}|{WHEEL}|{GIT}"
 """Where models come from that are no files of the project."""
 SOURCE: Final = rf"file:{PROJECT_PATH}|{ELSEWHERE}"
 IMAGE_PATH: Final = r"/(?!(?:.*/)?\.\.(?:/|$))[^\u0000-\u001f\u007f\\]*"
@@ -104,7 +104,7 @@ class ModelSpec:
     """The model's own version."""
     source: str = field(default="", metadata={"schema": _like(SOURCE), "or": "sources"})
     """Where the model file is: `file:` and a path from the project, an `https:` address, `hf:org/name@revision:path` on
-    a model hub, or `pypi:distribution==version/path` in a wheel."""
+    a model hub, `pypi:distribution==version/path` in a wheel, or `git+https://host/repository@revision#path`."""
     sources: tuple[str, ...] = field(
         default=(), metadata={"schema": _list_of(_like(ELSEWHERE), minItems=1, uniqueItems=True)}
     )

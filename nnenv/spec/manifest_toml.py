@@ -27,7 +27,7 @@ from nnenv.spec.manifest import (
     Requires,
     TargetSpec,
 )
-from nnenv.spec.model_source import HUB, WEB, WHEEL
+from nnenv.spec.model_source import GIT, HUB, WEB, WHEEL
 from nnenv.spec.toml_gate import KeyPath, line_of, read_toml
 
 MOST_MISTAKES: Final = 100
@@ -109,9 +109,9 @@ def _model(name: str, table: _Table) -> ModelSpec:
         table.mistake(("sources",), "stands beside `source`", ["keep one of the two"])
     if any(text.startswith("file:") for text in sources):
         table.mistake(("sources",), "holds a file of the project", ["name that by `source`, alone"])
-    if any(text.startswith("http://") for text in (source, *sources)) and not sha256:
+    if any(text.startswith(("http://", "git+http://")) for text in (source, *sources)) and not sha256:
         table.mistake(
-            ("sha256",), "is needed for an http: source, whose bytes anybody on the way can change",
+            ("sha256",), "is needed for a source by plain http, whose bytes anybody on the way can change",
             ["write the digest of the file", "or an https: address"],
         )  # fmt: skip
     model = ModelSpec(
@@ -400,7 +400,7 @@ Rule = Callable[[str], str]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LONGEST_PATH: Final = 1024
-_SCHEMES_TO_COME: Final = ("oci", "git", "git+https", "torchhub", "kaggle", "tfhub", "onnxzoo")
+_SCHEMES_TO_COME: Final = ("oci", "torchhub", "kaggle", "tfhub", "onnxzoo")
 _PLATFORM_ALIASES: Final = {
     "amd64": "linux/amd64",
     "x86_64": "linux/amd64",
@@ -512,6 +512,8 @@ def _source(text: str) -> str:
 _SOURCE_FORMS: Final = {
     "https": (WEB, "write https://host/path, without user name, password and fragment"),
     "http": (WEB, "write http://host/path, without user name, password and fragment"),
+    "git+https": (GIT, "write git+https://host/repository@revision#path/of/file"),
+    "git+http": (GIT, "write git+http://host/repository@revision#path/of/file"),
     "hf": (HUB, "write hf:org/name@revision:path/of/file"),
     "pypi": (WHEEL, "write pypi:distribution==version/path/in/wheel"),
 }

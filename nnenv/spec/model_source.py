@@ -1,4 +1,4 @@
-"""Where a model file comes from, as model.toml writes it: `file:`, `https:`, `hf:`, `pypi:`.
+"""Where a model file comes from, as model.toml writes it: `file:`, `https:`, `hf:`, `pypi:`, `git+https:`.
 
 The text in model.toml may name a host; what a lock keeps of it never does (ADR 10).
 """
@@ -10,8 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-SCHEMES: Final = ("file", "https", "http", "hf", "pypi")
-MODEL_ORIGINS: Final = ("web:", "hf:", "pypi:")
+MODEL_ORIGINS: Final = ("web:", "hf:", "pypi:", "git:")
 """How the origins of model files from elsewhere begin in a lock."""
 _PART: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _PATH: Final = r"(?!/)(?!(?:.*/)?\.{1,2}(?:/|$))[^\u0000-\u001f\u007f\\]+"
@@ -21,6 +20,9 @@ WEB: Final = r"https?://[^\s/?#@]+/[^\s#]+"
 """An address without user name, password and fragment: those hide secrets, and the file is committed."""
 WHEEL: Final = rf"pypi:{_PART}(?:\s*[=<>!~][^/]*)?/{_PATH}"
 """`pypi:distribution==1.2/path/in/wheel`; the version may be a range."""
+GIT: Final = rf"git\+https?://[^\s/?#@]+/[^\s?#@]+@[A-Za-z0-9][A-Za-z0-9._/-]*#{_PATH}"
+"""`git+https://host/repository@revision#path`."""
+_GIT_PARTS: Final = re.compile(r"git\+([^@]+)@([^#]+)#(.+)")
 _HUB_PARTS: Final = re.compile(r"hf:([^@]+)@([^:]+):(.+)")
 _WHEEL_PARTS: Final = re.compile(r"pypi:([^/=<>!~]+)([^/]*)/(.+)")
 
@@ -88,6 +90,36 @@ class WheelSource:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GitSource:
+    """A file of a git repository on a server."""
+
+    url: str
+    """Of the repository."""
+    revision: str
+    """Branch, tag or commit."""
+    path: str
+
+    @property
+    def filename(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def shown(self) -> str:
+        """For messages: as written."""
+        return f"git+{self.url}@{self.revision}#{self.path}"
+
+    @property
+    def identity(self) -> str:
+        """What a lock says of it, as `WebSource.identity`; the lock has the commit beside it."""
+        return self.at(self.revision)
+
+    def at(self, revision: str) -> str:
+        """The identity of the file at another revision of the repository."""
+        return f"git:{hashlib.sha256(self.url.encode()).hexdigest()[:16]}@{revision}#{self.path}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FileSource:
     """A file of the project."""
 
@@ -99,11 +131,13 @@ class FileSource:
         return f"file:{self.path}"
 
 
-ModelSource = FileSource | WebSource | HubSource | WheelSource
+ModelSource = FileSource | WebSource | HubSource | WheelSource | GitSource
 
 
 def read_source(text: str) -> ModelSource:
     """What the text of a source means; it was checked when model.toml was read."""
+    if match := _GIT_PARTS.fullmatch(text):
+        return GitSource(url=match[1], revision=match[2], path=match[3])
     if match := _HUB_PARTS.fullmatch(text):
         return HubSource(repository=match[1], revision=match[2], path=match[3])
     if match := _WHEEL_PARTS.fullmatch(text):

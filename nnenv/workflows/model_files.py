@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from nnenv.errors import NnenvError
 from nnenv.spec.artifact import Artifact, Kind, Sha256
 from nnenv.spec.manifest import Manifest, ModelSpec
-from nnenv.spec.model_source import FileSource, HubSource, ModelSource, WebSource, WheelSource
+from nnenv.spec.model_source import FileSource, GitSource, HubSource, ModelSource, WebSource, WheelSource
 from nnenv.workflows.session import Session
 
 if TYPE_CHECKING:
@@ -114,6 +114,9 @@ class _Asking:
                 sha256, size, version = self._from_wheel(place, place.specifier)
                 origin = f"pypi:{place.distribution}=={version}/{place.path}"
                 return self._model(spec, place.filename, sha256, size, origin, version)
+            case GitSource():
+                sha256, size, commit = self._from_git(place, place.revision)
+                return self._model(spec, place.filename, sha256, size, place.at(commit), commit)
             case FileSource():
                 raise AssertionError("files of the project are read by `inputs`")
 
@@ -131,6 +134,11 @@ class _Asking:
             case WheelSource():
                 version = _locked(artifact.origin, f"pypi:{place.distribution}==", f"/{place.path}")
                 got, _, _ = self._from_wheel(place, f"=={version}" if version else place.specifier)
+                _insist_same(got, expected, place)
+            case GitSource():
+                before, behind = place.at("@").split("@@")
+                commit = _locked(artifact.origin, f"{before}@", behind) or place.revision
+                got, _, _ = self._from_git(place, commit)
                 _insist_same(got, expected, place)
             case FileSource():
                 raise NnenvError("model-unreachable", f"{place.path} is a file of the project")
@@ -184,6 +192,31 @@ class _Asking:
         download = Download(sha256=expected, size=size, filename=filename, urls=urls)
         fetch_all([download], session.store, session.http, workers=1, progress=session.progress)
         return expected, session.store.path(expected).stat().st_size
+
+    def _from_git(self, place: GitSource, revision: str) -> tuple[Sha256, int, str]:
+        """(sha256, size, commit)."""
+        from nnenv.adapters.git_files import git_file
+        from nnenv.adapters.http import certificates
+
+        session = self._session
+        if session.offline:
+            what = f"--offline forbids to fetch {place.shown}"
+            raise NnenvError("offline", what, where=place.shown, fix=["run the command once without --offline"])
+        task = session.progress.start(f"fetch {place.filename}")
+        try:
+            with (
+                session.store.scratch() as scratch,
+                git_file(place, revision, scratch, session.environment, certificates(session.environment)) as file,
+                session.store.writer() as writer,
+            ):
+                with file.content() as stream:
+                    while chunk := stream.read(1 << 20):
+                        writer.write(chunk)
+                        task.advance(len(chunk))
+                sha256, size = writer.commit()
+                return sha256, size, file.commit
+        finally:
+            task.finish()
 
     def _from_wheel(self, place: WheelSource, specifier: str) -> tuple[Sha256, int, str]:
         """(sha256, size, version) of a member of the newest wheel in range that holds it, checked by its RECORD."""

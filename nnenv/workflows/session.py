@@ -69,6 +69,11 @@ class Session:
         return self._http
 
     @property
+    def offline(self) -> bool:
+        """Whether the user forbids the network."""
+        return self._offline
+
+    @property
     def elapsed(self) -> float:
         """Seconds since the command began, for people; reaches no file."""
         return time.monotonic() - self._begun

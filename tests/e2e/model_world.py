@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import ssl
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -178,3 +179,137 @@ def _sibling(path: str, data: bytes) -> dict[str, object]:
     sha256 = hashlib.sha256(data).hexdigest()
     large = {"lfs": {"sha256": sha256, "size": len(data), "pointerSize": 130}} if path.endswith(".onnx") else {}
     return {"rfilename": path, "size": len(data), "blobId": hashlib.sha1(data).hexdigest(), **large}
+
+
+class GitServer:
+    """Repositories by `git http-backend`, and an LFS server (batch API, basic transfers) beside them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.large: dict[str, bytes] = {}
+        """Objects of the LFS server by sha256."""
+        self._server = _GitListener(("127.0.0.1", 0), _GitAnswers)
+        self._server.owner = self
+
+    def __enter__(self) -> GitServer:
+        Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        """Without a slash at the end."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def push(self, name: str, files: Mapping[str, bytes], *, tag: str = "", lfs: bool = False) -> str:
+        """A commit on `main` with these files; its name. With `lfs` the repository holds pointers to them."""
+        bare, work = self.folder / f"{name}.git", self.folder / f"{name}.work"
+        if not bare.exists():
+            git(self.folder, "init", "--quiet", "--bare", "--initial-branch=main", bare)
+            git(bare, "config", "http.receivepack", "true")
+            git(self.folder, "clone", "--quiet", bare, work)
+            git(work, "checkout", "--quiet", "-B", "main")
+        for path, data in files.items():
+            place = work / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(self._pointer(data) if lfs else data)
+        git(work, "add", "--all")
+        git(work, "commit", "--quiet", "--allow-empty", "-m", "x")
+        if tag:
+            git(work, "tag", tag)
+        git(work, "push", "--quiet", "origin", "main", *([tag] if tag else []))
+        return git(work, "rev-parse", "HEAD").strip()
+
+    def _pointer(self, data: bytes) -> bytes:
+        sha256 = hashlib.sha256(data).hexdigest()
+        self.large[sha256] = data
+        return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(data)}\n".encode()
+
+
+def git(folder: Path, *words: str | Path) -> str:
+    """What git says, without anybody's configuration."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        **{f"GIT_{who}_{what}": "x@x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+    }
+    done = subprocess.run(["git", *words], cwd=folder, env=environment, check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+class _GitListener(ThreadingHTTPServer):
+    daemon_threads = True
+    owner: GitServer
+
+
+class _GitAnswers(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.0"
+    server: _GitListener
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        """LFS objects, else git's own program."""
+        if self.path.startswith("/lfs/"):
+            self._answer(200, self.server.owner.large[self.path.removeprefix("/lfs/")], "application/octet-stream")
+        else:
+            self._backend()
+
+    def do_POST(self) -> None:
+        """The batch API of LFS, else git's own program."""
+        if not self.path.endswith("/info/lfs/objects/batch"):
+            self._backend()
+            return
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        owner = self.server.owner
+        rows = [
+            {**one, "actions": {"download": {"href": f"{owner.url}/lfs/{one['oid']}"}}}
+            if one["oid"] in owner.large
+            else {**one, "error": {"code": 404, "message": "not there"}}
+            for one in asked["objects"]
+        ]
+        body = json.dumps({"transfer": "basic", "objects": rows}).encode()
+        self._answer(200, body, "application/vnd.git-lfs+json")
+
+    def _backend(self) -> None:
+        """git-http-backend(1), by the Common Gateway Interface."""
+        parts = urlsplit(self.path)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        environment = {
+            "PATH": os.environ["PATH"],
+            "GIT_PROJECT_ROOT": str(self.server.owner.folder),
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": "safe.directory",
+            "GIT_CONFIG_VALUE_0": "*",
+            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+            "REQUEST_METHOD": self.command,
+            "PATH_INFO": unquote(parts.path),
+            "QUERY_STRING": parts.query,
+            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+            "CONTENT_LENGTH": str(len(body)),
+        }
+        done = subprocess.run(["git", "http-backend"], env=environment, input=body, capture_output=True, check=False)
+        head, _, content = done.stdout.partition(b"\r\n\r\n")
+        headers = [line.split(": ", 1) for line in head.decode().splitlines() if ": " in line]
+        status = next((int(value.split()[0]) for name, value in headers if name == "Status"), 200)
+        self.send_response(status)
+        for name, value in headers:
+            if name != "Status":
+                self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _answer(self, status: int, body: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nnenv.spec.lockfile import ModelLock
-from tests.e2e.model_world import Hub, tls_server
+from tests.e2e.model_world import GitServer, Hub, tls_server
 from tests.e2e.world import User, World, tanh_model, toy_weights
 from tests.support.flaky_server import FlakyServer
 
@@ -267,3 +267,57 @@ def test_a_model_that_the_runtime_does_not_load(user: User, world: World) -> Non
     assert {wheel.version for wheel in user.lock().artifacts if wheel.name == "onnxruntime"} == {"1.23.2"}
     (user.project / "net.onnx").write_bytes(of_opset(23, ir=99))
     assert "none is known" in user.refused("lock").err
+
+
+@pytest.fixture
+def git_server(tmp_path: Path) -> Iterator[GitServer]:
+    """A server for git repositories."""
+    (tmp_path / "git").mkdir()
+    with GitServer(tmp_path / "git") as made:
+        yield made
+
+
+@pytest.mark.parametrize("lfs", [False, True], ids=["plain", "lfs"])
+def test_a_file_of_a_git_repository(user: User, git_server: GitServer, lfs: bool) -> None:
+    """A tag becomes a commit, and stays what it was locked as when the tag is moved; LFS gives the bytes behind it."""
+    first = git_server.push("net", {"onnx/net.onnx": MODEL, "README": b"x"}, tag="v1", lfs=lfs)
+    source = f"git+{git_server.url}/net.git@main#onnx/net.onnx"
+    declare(user, f'source = "{source}"', f'sha256 = "{DIGEST}"')
+    user.must("lock")
+    model = locked(user)
+    assert (model.file, model.revision) == (DIGEST, first)
+    origin = user.lock().by_digest[model.file].origin
+    assert origin.startswith("git:")
+    assert origin.endswith(f"@{first}#onnx/net.onnx")
+    assert "127.0.0.1" not in user.lock_path.read_text()
+    git_server.push("net", {"onnx/net.onnx": OTHER}, lfs=lfs)
+    wiped(user)
+    user.run("fetch")
+    assert (user.store / "objects" / "sha256" / DIGEST[:2] / DIGEST).exists()
+    declare(user, f'source = "{source.replace("@main", "@v1")}"', f'sha256 = "{DIGEST}"')
+    user.must("lock")
+    assert locked(user).revision == first
+    declare(user, f'source = "{source}"', f'sha256 = "{DIGEST}"')
+    assert user.refused("lock", "--json").json()["errors"][0]["code"] == "digest-mismatch"
+
+
+@pytest.mark.parametrize("change", ["/gone.git@", "@gone#", "#gone.onnx"])
+def test_what_a_git_server_does_not_have(user: User, git_server: GitServer, change: str) -> None:
+    """Repository, revision, file: an error that names the source."""
+    git_server.push("net", {"net.onnx": MODEL})
+    source = f"git+{git_server.url}/net.git@main#net.onnx"
+    for part in ("/net.git@", "@main#", "#net.onnx"):
+        if part[0] == change[0] and part[-1] == change[-1]:
+            source = source.replace(part, change)
+    declare(user, f'source = "{source}"', f'sha256 = "{DIGEST}"')
+    error = user.refused("lock", "--json").json()["errors"][0]
+    assert (error["code"], error["where"]) == ("model-unreachable", source)
+    assert not user.lock_path.exists()
+
+
+def test_an_object_that_lfs_has_lost(user: User, git_server: GitServer) -> None:
+    """The pointer is no model."""
+    git_server.push("net", {"net.onnx": MODEL}, lfs=True)
+    git_server.large.clear()
+    declare(user, f'source = "git+{git_server.url}/net.git@main#net.onnx"', f'sha256 = "{DIGEST}"')
+    assert user.refused("lock", "--json").json()["errors"][0]["code"] == "model-unreachable"

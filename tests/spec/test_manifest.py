@@ -411,12 +411,13 @@ def test_what_must_be_there(text: str, expected: list[str]) -> None:
                 f"sources of scheme {scheme}: are not supported by this version of nnenv -> "
                 "download the model into the project and write file: and its path",
             )
-            for scheme in ("oci", "git", "git+https", "torchhub", "kaggle", "tfhub", "onnxzoo")
+            for scheme in ("oci", "torchhub", "kaggle", "tfhub", "onnxzoo")
         ),
         *(
             (f"{scheme}:m", f"'{scheme}:m' is no {scheme}: source -> write {form}")
             for scheme, form in (
                 ("https", "https://host/path, without user name, password and fragment"),
+                ("git+https", "git+https://host/repository@revision#path/of/file"),
                 ("hf", "hf:org/name@revision:path/of/file"),
                 ("pypi", "pypi:distribution==version/path/in/wheel"),
             )
