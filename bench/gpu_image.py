@@ -34,6 +34,8 @@ class _Place:
     store: Path
     product: Path
     base: Path
+    known: Path
+    """What the store had derived when the base was ready."""
 
     def command(self, project: Path, store: Path, *words: str) -> list[str | Path]:
         return [self.nnenv, *words, "-C", project, "--store", store]
@@ -72,7 +74,13 @@ def _table(run: Run, contestants: list[Contestant]) -> Table:
 
 def _prepared(run: Run, folder: Path, store: Path, wanted: list[str], target: str) -> _Place:
     run.say("preparing a base with the wheels in it")
-    place = _Place(nnenv=run.nnenv() / "bin" / "nnenv", store=store, product=folder / "product", base=folder / "base")
+    place = _Place(
+        nnenv=run.nnenv() / "bin" / "nnenv",
+        store=store,
+        product=folder / "product",
+        base=folder / "base",
+        known=folder / "known",
+    )
     place.product.mkdir(parents=True)
     text = manifest("gpu", packages=wanted, system=SHELL, more="[image]\nshell = true\n").replace(_TARGET, target)
     (place.product / "model.toml").write_text(text)
@@ -88,6 +96,7 @@ def _prepared(run: Run, folder: Path, store: Path, wanted: list[str], target: st
     (place.base / "model.toml").write_text(text)
     for words in ("lock", "fetch", "build"):
         _unmeasured(place.command(place.base, store, words), place.base)
+    insist(["cp", "-a", store / "derived", place.known])
     return place
 
 
@@ -101,19 +110,17 @@ def _unmeasured(command: list[str | Path], folder: Path) -> None:
 
 
 def _ours(run: Run, place: _Place) -> Mapping[str, Sample]:
-    """The build from a copy of the store: its objects are links, for nobody writes into one."""
-    folder = run.folder("ours")
-    try:
-        store = folder / "store"
-        store.mkdir(parents=True)
-        for part in sorted(place.store.iterdir()):
-            insist(["cp", "-al" if part.name == "objects" else "-a", part, store / part.name])
-        settle()
-        command = place.command(place.product, store, "build", "--json", "--quiet")
-        finished = must(command, cwd=place.product, environment=engine_environment(DOCKER_HOST=NO_ENGINE))
-        return {"": Sample(cost=finished.cost)}
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    """The build where the wheels were fetched, with all that was derived from them forgotten.
+
+    Not in a copy: whoever fetched an object has read it, and a copy is another file, to be read once more.
+    """
+    derived = place.store / "derived"
+    shutil.rmtree(derived)
+    insist(["cp", "-a", place.known, derived])
+    settle()
+    command = place.command(place.product, place.store, "build", "--json", "--quiet")
+    finished = must(command, cwd=place.product, environment=engine_environment(DOCKER_HOST=NO_ENGINE))
+    return {"": Sample(cost=finished.cost)}
 
 
 def _peer(run: Run, place: _Place, docker: Docker, peer: Builder) -> Any:
