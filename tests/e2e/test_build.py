@@ -23,7 +23,7 @@ from nnenv.adapters.docker_engine import connect
 from nnenv.adapters.store import Store
 from nnenv.spec.lock_toml import write_lock
 from nnenv.spec.lockfile import ImageLock
-from tests.e2e.world import ROOT, User, linked_copy, local_sources
+from tests.e2e.world import ROOT, User, World, linked_copy, local_sources
 
 pytestmark = pytest.mark.network
 """The debs and wheels of every image here come from the configured archive and index."""
@@ -208,6 +208,36 @@ def test_an_unchanged_image_is_known_until_a_part_of_it_is_gone(tiny: User, tmp_
     place.unlink()
     assert "as locked" in user.must("build", **offline).out
     assert place.exists()
+
+
+def test_wheels_that_share_a_source(tiny_world: World, tiny: User, tmp_path: Path) -> None:
+    """As older wheels of CUDA share `nvidia/__init__.py`: one file, one bytecode of it, one image; with other bytes in
+    one of them the lock is refused."""
+    for name, version, shared in (
+        ("part_a", "1", b"X = 1\n"),
+        ("part_b", "1", b"X = 1\n"),
+        ("part_b", "2", b"X = 2\n"),
+    ):
+        files = {"shared/__init__.py": shared, f"shared/{name}.py": b"Y = 1\n"}
+        tiny_world.offer(name, version, files=files)
+    digests = set()
+    for number in (1, 2):
+        user = tiny_world.user(tmp_path / f"project{number}", tmp_path / f"store{number}")
+        shutil.copytree(tiny.project, user.project)
+        user.lock_path.unlink()
+        manifest = user.project / "model.toml"
+        manifest.write_text(manifest.read_text() + '[requires]\npackages = ["part-a", "part-b<2"]\n')
+        user.must("lock")
+        user.must("build", "-o", f"dir:{tmp_path / str(number)}")
+        layout = Layout(folder=tmp_path / str(number))
+        digests.add(layout.manifest_digest)
+        names = {member.name.rpartition("/shared/")[2] for member, _ in layout.members() if "/shared/" in member.name}
+        assert {"__init__.py", "__pycache__/__init__.cpython-311.pyc", "part_a.py", "part_b.py"} <= names
+    assert len(digests) == 1
+    manifest.write_text(manifest.read_text().replace("part-b<2", "part-b"))
+    error = user.refused("lock", "--json").json()["errors"][0]
+    assert error["code"] == "layer-collision"
+    assert "part-a 1 and part-b 2 both bring shared/__init__.py, with different bytes" in error["message"]
 
 
 def test_a_lock_that_moves_during_the_build_is_left_alone(tiny: User, tmp_path: Path) -> None:

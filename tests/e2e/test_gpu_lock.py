@@ -55,7 +55,10 @@ def refusal(user: User) -> Any:
 def test_one_name_three_targets_one_lock(project: User) -> None:
     """CPU, CUDA 12 and CUDA 13 of `onnxruntime>=1.20`."""
     declare(project, '"onnxruntime>=1.20"', cpu="", gpu_cuda12='cuda = "12"', gpu_cuda13='cuda = "13"')
-    project.must("lock", timeout=900)
+    printed = project.must("lock", timeout=900).out
+    assert "note: gpu-cuda12: onnxruntime-gpu 1.26.0 needs nvidia-cublas-cu12 and does not ask for it: added" in printed
+    (row,) = (line.split() for line in printed.splitlines() if line.startswith("gpu-cuda12  12."))
+    assert row[3] == ">=525.60.13"
     cpu, twelve, thirteen = (versions(project, name) for name in ("cpu", "gpu-cuda12", "gpu-cuda13"))
     assert not [name for name in cpu if name.startswith(("nvidia-", "cuda-"))]
     assert twelve["onnxruntime-gpu"] == "1.26.0"
@@ -101,6 +104,32 @@ def test_pins_of_cudnn_that_exclude_each_other(project: User) -> None:
     error = refusal(project)
     assert "different versions of nvidia-cudnn-cu12" in error["message"]
     assert "tensorflow 2.18.1 pins 9.3.0.75, torch 2.6.0 pins 9.1.0.70" in error["because"][0]
+
+
+def test_an_open_cuda_is_the_one_that_all_agree_on(project: User) -> None:
+    """jax has a build for each; torch 2.6 is of CUDA 12 alone."""
+    declare(project, '"jax", "torch==2.6.0"', gpu='driver = ">=580"')
+    project.must("lock", timeout=900)
+    found = versions(project, "gpu")
+    assert found["torch"] == "2.6.0"
+    assert "jax-cuda12-plugin" in found
+    assert not [name for name in found if "cuda13" in name]
+
+
+def test_names_that_only_placeholders_have(project: User) -> None:
+    """The extra of ONNX Runtime 1.27.0 names nvidia-...-cu13, of which there are no wheels."""
+    declare(project, '"onnxruntime-gpu[cuda,cudnn]==1.27.0"', gpu='cuda = "13"')
+    printed = project.must("lock", timeout=900).out
+    assert "onnxruntime-gpu 1.27.0 names packages that have no wheels" in printed
+    found = versions(project, "gpu")
+    assert found["nvidia-cuda-runtime"].startswith("13.")
+    assert not [name for name in found if name.endswith("-cu13") and "cudnn" not in name]
+
+
+def test_a_package_without_wheels(project: User) -> None:
+    """TensorRT is source packages on the public index: refused with what to do."""
+    declare(project, '"tensorrt"', gpu='cuda = "12"')
+    assert any("NVIDIA's own index" in line for line in refusal(project)["fix"])
 
 
 def test_a_repair_is_made(project: User) -> None:
