@@ -17,7 +17,7 @@ from nnenv.resolve.compat import TOOLKIT, older
 from nnenv.resolve.gpu_coverage import Code, LibraryCoverage, cover_all
 from nnenv.resolve.model_runtime import ModelNeeds, runtime_objection
 from nnenv.resolve.python_catalog import Project, WheelRecord
-from nnenv.resolve.variants import ANY_CUDA, Variants
+from nnenv.resolve.variants import Variants
 from nnenv.resolve.wheel_libraries import cuda_major_of_layout
 from nnenv.resolve.wheel_rules import VIRTUAL, Demand, Judgement, Objection
 from nnenv.spec.elf import ElfFacts
@@ -121,8 +121,9 @@ class CudaRules:
         self._models = models
 
     def renamed(self, name: str, extras: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-        major = self.majors[0] if len(self.majors) == 1 else ANY_CUDA
-        self.has_guessed = self.has_guessed or (major == ANY_CUDA and self._variants.depends_on_major(name))
+        # Where several majors are open, the newest for which there is a build.
+        major = next((one for one in self.majors if self._variants.serves(name, one)), self.majors[0])
+        self.has_guessed = self.has_guessed or (len(self.majors) > 1 and self._variants.depends_on_major(name))
         return self._variants.mapped(compat.published_name(name), extras, major)
 
     def roots(self) -> Sequence[Demand]:

@@ -18,6 +18,7 @@ from resolvelib import AbstractProvider, BaseReporter, ResolutionImpossible, Res
 from resolvelib.resolvers import Criterion, Resolution
 
 from nnenv.errors import NnenvError
+from nnenv.formats.core_metadata import normal_name
 from nnenv.resolve import compat
 from nnenv.resolve.python_catalog import Project, WheelCatalog, WheelRecord
 from nnenv.resolve.python_offer import Offer, UsableWheel, supports_python
@@ -383,6 +384,9 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
         if not supports_python(metadata.requires_python, self.target):
             stated = f"(Requires-Python {metadata.requires_python})"
             return [_unmeetable(candidate, f"does not support Python {self.target.python} {stated}")]
+        lacking = self._lacking_builds(candidate, metadata)
+        if lacking:
+            return [_unmeetable(candidate, f"has no extra {', '.join(lacking)}, by which it runs on the accelerator")]
         parent = str(candidate)
         try:
             required = [
@@ -398,6 +402,15 @@ class _Provider(AbstractProvider[Wanted, Candidate, str]):
                 return [_unmeetable(candidate, f"asks for {requirement.name} by address, which a lock cannot hold")]
         base = [_same_version(candidate)] if candidate.extras else []
         return base + [self._wanted(text, requirement, parent) for text, requirement in required]
+
+    def _lacking_builds(self, candidate: Candidate, metadata: CoreMetadata) -> list[str]:
+        """Extras by which the target's accelerator is served, and which this release does not have: without them it
+        would run on the CPU, and nobody would be told."""
+        if self.rules is None or not candidate.extras:
+            return []
+        _, builds = self.rules.renamed(candidate.wheel.record.project, ())
+        provided = {normal_name(extra) for extra in metadata.extras}
+        return sorted({*builds} & {*candidate.extras} - provided)
 
     def _applies(self, requirement: PythonRequirement, extras: tuple[str, ...], *, where: str) -> bool:
         """Whether a candidate chosen for `extras` brings the requirement; what needs no extra comes with the base."""

@@ -93,6 +93,11 @@ class Variants:
         added = () if others & set(extras) else build.extras
         return build.distribution, tuple(sorted({*extras, *added}))
 
+    def serves(self, name: str, major: int) -> bool:
+        """Whether there is a build for a CUDA major; so it is of a name in no group, which means itself."""
+        group = group_of(name)
+        return group is None or name != group.name or group.build(major) is not None
+
     def depends_on_major(self, name: str) -> bool:
         """Whether what a name means depends on the CUDA major."""
         group = group_of(name)

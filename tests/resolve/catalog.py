@@ -121,7 +121,7 @@ class TextCatalog:
             version=version,
             requires=tuple(said.get("requires", [])),
             requires_python=(said.get("requires-python", []) + said.get("metadata-python", []) + [""])[0],
-            extras=(),
+            extras=tuple(said.get("extra", [])),
         )
         if "refused" in said:
             self._metadata[filename] = said["refused"][0]

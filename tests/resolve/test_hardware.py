@@ -423,3 +423,22 @@ def test_two_packages_are_moved_where_one_does_not_help() -> None:
     (repair,) = error.repairs
     assert ((repair.old, repair.new), *repair.more) == (("left==1", "left==2"), ("right==1", "right==2"))
     assert repair.what.startswith("left==2 instead of left==1 and right==2 instead of right==1")
+
+
+def test_a_release_without_its_build_for_the_accelerator_is_gone_around() -> None:
+    """jax got its extra for CUDA 13 with 0.7.2: an older one would silently run on the CPU."""
+    catalog = TextCatalog(
+        "jax 0.6.2 | extra cuda12\njax 0.7.2 | extra cuda12 | extra cuda13\nneeds-old 1 | requires jax<0.7"
+    )
+
+    def found(requirements: Sequence[str], cuda: str) -> dict[str, str]:
+        target = GpuTarget(name="gpu", machine="x86_64", cuda=cuda)
+        rules = CudaRules(target, Variants(), World(), refused={}, missing={})
+        wheels = resolve_wheels(requirements, catalog, PYTHON, PythonPolicy(), pins={}, rules=rules)
+        return {wheel.record.project: wheel.version for wheel in wheels}
+
+    assert found(["jax"], "==13.*") == {"jax": "0.7.2"}
+    assert found(["needs-old"], "==12.*")["jax"] == "0.6.2"
+    with pytest.raises(NnenvError) as caught:
+        found(["jax<0.7"], "==13.*")
+    assert "jax 0.6.2 has no extra cuda13, by which it runs on the accelerator" in caught.value.because
