@@ -108,7 +108,7 @@ def test_pins_of_cudnn_that_exclude_each_other(project: User) -> None:
 
 def test_an_open_cuda_is_the_one_that_all_agree_on(project: User) -> None:
     """jax has a build for each; torch 2.6 is of CUDA 12 alone."""
-    declare(project, '"jax", "torch==2.6.0"', gpu='driver = ">=580"')
+    declare(project, '"jax", "torch==2.6.0"', gpu='driver = ">=580.65.06"')
     project.must("lock", timeout=900)
     found = versions(project, "gpu")
     assert found["torch"] == "2.6.0"
