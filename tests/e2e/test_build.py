@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import posixpath
+import re
 import shutil
 import subprocess
 import sys
@@ -20,9 +21,15 @@ import pytest
 from docker.errors import ImageNotFound
 
 from nnenv.adapters.docker_engine import connect
+from nnenv.adapters.progress import SilentProgress
 from nnenv.adapters.store import Store
+from nnenv.formats.debian_version import upstream
+from nnenv.resolve.compat import numbers
+from nnenv.resolve.debian_facts import libstdcxx_symbols
 from nnenv.spec.lock_toml import write_lock
 from nnenv.spec.lockfile import ImageLock
+from nnenv.workflows.layering import LayerMaker
+from nnenv.workflows.session import Session
 from tests.e2e.world import ROOT, User, World, linked_copy, local_sources
 
 pytestmark = pytest.mark.network
@@ -208,6 +215,29 @@ def test_an_unchanged_image_is_known_until_a_part_of_it_is_gone(tiny: User, tmp_
     place.unlink()
     assert "as locked" in user.must("build", **offline).out
     assert place.exists()
+
+
+def test_the_table_of_libstdcxx_is_that_of_the_library(toy: User) -> None:
+    """Debian's GCC and its newest symbol versions, read from the bytes."""
+    store = Store(toy.store)
+    session = Session(project=toy.project, store=store, progress=SilentProgress(), environment={}, home=toy.project)
+    try:
+        target = toy.lock().target("cpu")
+        assert target is not None
+        (library,) = (
+            elf.facts
+            for elf in LayerMaker(session, toy.lock(), target).elves()
+            if elf.facts.soname == "libstdc++.so.6" and elf.path.startswith("usr/")
+        )
+    finally:
+        store.close()
+    (gcc,) = (upstream(deb.version) for deb in toy.lock().debs_of(target) if deb.name == "libstdc++6")
+
+    def newest(prefix: str) -> str:
+        names = (name for name in library.version_definitions if re.fullmatch(f"{prefix}[0-9.]+", name))
+        return max((name.removeprefix(prefix) for name in names), key=numbers)
+
+    assert (newest("GLIBCXX_"), newest("CXXABI_")) == libstdcxx_symbols(gcc)
 
 
 def test_wheels_that_share_a_source(tiny_world: World, tiny: User, tmp_path: Path) -> None:
