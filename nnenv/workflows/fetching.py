@@ -29,7 +29,9 @@ def fetch_artifacts(session: Session, artifacts: Iterable[Artifact], indexes: Py
     for artifact in missing:
         if artifact.origin.startswith("file:"):
             _from_project(session, artifact)
-    fetch_models(session, missing, _manifest(session))
+    models = [artifact for artifact in missing if artifact.origin.startswith(MODEL_ORIGINS)]
+    if models:
+        fetch_models(session, models, _manifest(session))
     downloads = [
         Download(
             sha256=artifact.sha256,

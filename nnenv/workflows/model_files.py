@@ -5,10 +5,10 @@ Whatever a place says, the bytes are those of the locked sha256, or they are ref
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from nnenv.errors import NnenvError
 from nnenv.spec.artifact import Artifact, Kind, Sha256
@@ -18,6 +18,8 @@ from nnenv.workflows.session import Session
 
 if TYPE_CHECKING:
     from nnenv.adapters.python_index import PythonIndexes
+
+Answer = TypeVar("Answer")
 
 _NEXT_PLACE: Final = frozenset({"model-unreachable", "index-unreachable", "offline", "digest-mismatch"})
 """Refusals of one place that another may make good."""
@@ -60,19 +62,16 @@ def fetch_model(session: Session, artifact: Artifact, manifest: Manifest | None)
         _first(spec.name, spec.places, lambda place: asking.bring(place, artifact))
 
 
-def _first(name: str, places: Sequence[ModelSource], attempt: object) -> FoundModel:
+def _first(name: str, places: Sequence[ModelSource], attempt: Callable[[ModelSource], Answer]) -> Answer:
     """What the first place gives that gives anything."""
-    assert callable(attempt)
     refusals: list[NnenvError] = []
     for place in places:
         try:
-            found: FoundModel = attempt(place)
+            return attempt(place)
         except NnenvError as error:
             if error.code not in _NEXT_PLACE:
                 raise
             refusals.append(error)
-        else:
-            return found
     if len(refusals) == 1:
         raise refusals[0]
     raise NnenvError(
@@ -120,8 +119,8 @@ class _Asking:
             case FileSource():
                 raise AssertionError("files of the project are read by `inputs`")
 
-    def bring(self, place: ModelSource, artifact: Artifact) -> FoundModel:
-        """The locked bytes from a place; for one whose names move, from what the lock says it came to."""
+    def bring(self, place: ModelSource, artifact: Artifact) -> None:
+        """Fetch the locked bytes from a place; for one whose names move, from what the lock says it came to."""
         expected, size = artifact.sha256, artifact.size
         match place:
             case WebSource():
@@ -142,7 +141,6 @@ class _Asking:
                 _insist_same(got, expected, place)
             case FileSource():
                 raise NnenvError("model-unreachable", f"{place.path} is a file of the project")
-        return FoundModel(artifact=artifact, revision="", licence="")
 
     def _model(
         self,
