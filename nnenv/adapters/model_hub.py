@@ -55,8 +55,6 @@ class ModelHub:
             info = api.model_info(source.repository, revision=source.revision, files_metadata=True, timeout=_SECONDS)
         except HfHubHTTPError as error:
             raise _refused(source, error) from None
-        except (OSError, ValueError) as error:
-            raise _unreachable(source, f"{type(error).__name__}: {_first_line(error)}") from None
         except Exception as error:
             # The client's transport has exceptions of its own, and changes it between releases.
             raise _unreachable(source, f"{type(error).__name__}: {_first_line(error)}") from None

@@ -47,19 +47,26 @@ class WebSource:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HubSource:
+class _InsideSource:
+    """A file inside of something that has a name: repository or wheel."""
+
+    path: str
+    """Of the file in there."""
+
+    @property
+    def filename(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubSource(_InsideSource):
     """A file of a repository on a model hub."""
 
     repository: str
     """`org/name`."""
     revision: str
     """Branch, tag or commit."""
-    path: str
-
-    @property
-    def filename(self) -> str:
-        """The last part of the path."""
-        return self.path.rpartition("/")[2]
 
     @property
     def identity(self) -> str:
@@ -68,20 +75,13 @@ class HubSource:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WheelSource:
+class WheelSource(_InsideSource):
     """A member of a wheel on the configured Python index."""
 
     distribution: str
     """Normalised (PEP 503)."""
     specifier: str
     """PEP 440; empty for the newest."""
-    path: str
-    """Member of the wheel."""
-
-    @property
-    def filename(self) -> str:
-        """The last part of the path."""
-        return self.path.rpartition("/")[2]
 
     @property
     def identity(self) -> str:
@@ -90,19 +90,13 @@ class WheelSource:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GitSource:
+class GitSource(_InsideSource):
     """A file of a git repository on a server."""
 
     url: str
     """Of the repository."""
     revision: str
     """Branch, tag or commit."""
-    path: str
-
-    @property
-    def filename(self) -> str:
-        """The last part of the path."""
-        return self.path.rpartition("/")[2]
 
     @property
     def shown(self) -> str:
