@@ -62,6 +62,19 @@ def runtime_objection(distribution: str, version: str, models: Sequence[ModelNee
     return None
 
 
+def first_release(model: ModelNeeds) -> str | None:
+    """The oldest release of onnxruntime, as `1.23`, that was measured to load such a model; None if none was."""
+    needed = model._stated
+    found = (since for since, row in _releases() if all(row[what] >= least for what, least in needed.items()))
+    release = next(found, None)
+    return None if release is None else ".".join(map(str, release))
+
+
+def measured_releases() -> tuple[str, ...]:
+    """The releases at which what onnxruntime loads changed, oldest first: `1.15`, ..., `1.32`."""
+    return tuple(".".join(map(str, since)) for since, _ in _releases())
+
+
 @lru_cache(maxsize=1)
 def _releases() -> tuple[tuple[tuple[int, ...], dict[str, int]], ...]:
     """(first release, what it loads), oldest first."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from nnenv.data import table
 from nnenv.formats.onnx_model import OnnxFacts, TensorInfo
+from nnenv.resolve.model_runtime import ModelNeeds, first_release, measured_releases
 from nnenv.spec.toml_array import quoted
 
 TARGETS: Final = {
@@ -53,22 +54,21 @@ class RuntimeFloor:
 def runtime_floor(models: Sequence[StarterModel]) -> RuntimeFloor:
     """The onnxruntime for these models, by `nnenv/data/onnxruntime.toml`."""
     known: Any = table("onnxruntime")
-    needed = [known["releases"][0]]
+    releases = measured_releases()
+    needed = [releases[0]]
     notes = []
     for model in models:
-        opsets = dict(model.facts.opsets)
-        wanted = {"opset": opsets.get("ai.onnx", 0), "ml": opsets.get("ai.onnx.ml", 0), "ir": model.facts.ir_version}
-        able = [row for row in known["releases"] if all(row[key] >= value for key, value in wanted.items())]
-        needed.append(able[0] if able else known["releases"][-1])
-        if not able:
+        opset = dict(model.facts.opsets).get("ai.onnx", 0)
+        able = first_release(ModelNeeds(name=model.name, opsets=model.facts.opsets, ir=model.facts.ir_version))
+        needed.append(able or releases[-1])
+        if able is None:
             notes.append(f"{model.name}: {_format(model.facts)} is newer than any onnxruntime that this nnenv knows")
-        if 0 < wanted["opset"] < known["oldest-opset"]:
+        if 0 < opset < known["oldest-opset"]:
             notes.append(f"{model.name}: onnxruntime implements opset {known['oldest-opset']} and later only")
         foreign = [_shown(domain) for domain, _ in model.facts.opsets if domain not in known["domains"]]
         if foreign:
             notes.append(f"{model.name}: operators of {', '.join(foreign)} are no part of onnxruntime")
-    newest = max(needed, key=known["releases"].index)
-    return RuntimeFloor(version=newest["version"], notes=tuple(notes))
+    return RuntimeFloor(version=max(needed, key=releases.index), notes=tuple(notes))
 
 
 def starter_text(

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from nnenv.adapters.here import HereFiles
 from nnenv.adapters.progress import SilentProgress
 from nnenv.adapters.sandbox import SandboxRunner, compose_root
 from nnenv.adapters.store import Store
@@ -31,7 +32,8 @@ from nnenv.verify.report import Check
 from nnenv.workflows.building import SELF_TEST
 from nnenv.workflows.layering import LayerMaker
 from nnenv.workflows.session import Session
-from nnenv.workflows.verifying import load_request
+from nnenv.workflows.verifying import closure_check, load_request
+from nnenv.workflows.verifying_here import HereImage
 from tests.e2e.world import Finished, User, users_environment
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
@@ -295,9 +297,8 @@ def replaced(path: Path, content: bytes | None) -> Iterator[None]:
 
 def stub_driver(libraries: list[Path], error: int) -> bytes:
     """A libcuda.so.1 that has no device: every function that these libraries look for reports `error`."""
-    names = subprocess.run(
-        ["strings", "-n", "5", *libraries], capture_output=True, text=True, check=True
-    ).stdout.split()
+    command = ["strings", "-n", "5", *libraries]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() if libraries else []
     functions = sorted({name for name in names if re.fullmatch(r"cu[A-Z][A-Za-z0-9]+(?:_v[0-9]+)?", name)})
     source = "".join(f"int {name}(void) {{ return {error}; }}\n" for name in functions if name != "cuDriverGetVersion")
     source += "int cuDriverGetVersion(int *v) { *v = 12090; return 0; }\n"
@@ -326,3 +327,14 @@ def test_driver_absent_and_library_missing_are_told_apart(image: Made, root: Pat
         assert {"cuda-library-failed", "provider-library-missing"} <= found
     with replaced(next(nvidia.glob("cudnn/lib/libcudnn_ops.so.*")), None):
         assert "cuda-library-failed" in {finding.code for finding in loaded(image, root).findings}
+
+
+def test_the_driver_may_be_inside_of_the_image_around_us(image: Made, root: Path) -> None:
+    """The container runtime puts it there; in an image as it is stored it would hide the host's."""
+    with session_of(image.user) as session:
+        lock = session.lockfile().for_image("gpu-cuda12")
+    with replaced(root / "usr/lib/x86_64-linux-gnu/libcuda.so.1", stub_driver([], 100)):
+        contents = HereImage(HereFiles(root), lock, lock.targets[0])
+        around = closure_check(contents, has_driver=True)
+        assert around.verdict is Verdict.PASSED, around
+        assert {finding.code for finding in closure_check(contents).findings} == {"driver-library-inside"}

@@ -20,7 +20,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nnenv.adapters.docker_engine import connect
 from nnenv.image.plan import model_path
-from tests.e2e.world import PLAIN, ROOT, TOY, User, linked_copy, listing, tanh_model, toy_weights, write_case
+from tests.e2e.world import (
+    PLAIN,
+    ROOT,
+    TOY,
+    User,
+    linked_copy,
+    listing,
+    small_library,
+    tanh_model,
+    toy_weights,
+    write_case,
+)
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 """The images hold the real numpy and onnxruntime, from the configured index."""
@@ -92,6 +103,8 @@ def mounted(tmp_path: Path) -> Path:
         assert spec is not None
         assert spec.origin is not None
         shutil.copytree(Path(spec.origin).parent, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    # It needs a library that is nowhere: what is mounted is none of the image's, and not judged.
+    (folder / "libforeign.so").write_bytes(small_library().replace(b"\0libc.so.6\0", b"\0libq.so.6\0"))
     return folder
 
 
