@@ -42,6 +42,8 @@ DRIVER: Final = r"(?:>=\s*)?[1-9][0-9]{2,3}(?:\.[0-9]{1,3}){0,2}"
 """The oldest driver of a fleet: a branch, or a version of NVIDIA's Linux driver (`535.104.05`)."""
 ELSEWHERE: Final = rf"{WEB}|{HUB}|{WHEEL}|{GIT}"
 """Where models come from that are no files of the project."""
+LONGEST_SOURCE: Final = 4096
+"""Characters of a source; common servers refuse addresses of 8 kB."""
 SOURCE: Final = rf"file:{PROJECT_PATH}|{ELSEWHERE}"
 IMAGE_PATH: Final = r"/(?!(?:.*/)?\.\.(?:/|$))[^\u0000-\u001f\u007f\\]*"
 
@@ -102,11 +104,14 @@ class ModelSpec:
     name: str = field(metadata={"outside": True})
     version: str = field(metadata={"schema": _like(VERSION)})
     """The model's own version."""
-    source: str = field(default="", metadata={"schema": _like(SOURCE), "or": "sources"})
+    source: str = field(
+        default="", metadata={"schema": {**_like(SOURCE), "maxLength": LONGEST_SOURCE}, "or": "sources"}
+    )
     """Where the model file is: `file:` and a path from the project, an `https:` address, `hf:org/name@revision:path` on
     a model hub, `pypi:distribution==version/path` in a wheel, or `git+https://host/repository@revision#path`."""
     sources: tuple[str, ...] = field(
-        default=(), metadata={"schema": _list_of(_like(ELSEWHERE), minItems=1, uniqueItems=True)}
+        default=(),
+        metadata={"schema": _list_of({**_like(ELSEWHERE), "maxLength": LONGEST_SOURCE}, minItems=1, uniqueItems=True)},
     )
     """Instead of `source`: several places of one file, tried in order."""
     format: str = field(default="", metadata={"schema": {"enum": list(FORMATS)}})

@@ -492,6 +492,9 @@ def _choice(choices: Sequence[str], aliases: dict[str, str] | None = None) -> Ru
 
 
 def _source(text: str) -> str:
+    if len(text) > rules.LONGEST_SOURCE:
+        most = rules.LONGEST_SOURCE
+        raise RuleError(f"the source has {len(text)} characters", f"write at most {most}: servers refuse longer ones")
     scheme, colon, path = text.partition(":")
     if not colon:
         raise RuleError(f"{_shown(text)} has no scheme", "write file: and the path of the model file from the project")

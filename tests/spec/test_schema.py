@@ -73,6 +73,7 @@ REFUSED = [
     '[models.a]\nversion = "1"\nsource = "file:a\\tb"',
     '[models.a]\nversion = "1"\nsource = "https://u:p@h.example/x"',
     '[models.a]\nversion = "1"\nsource = "oci:h.example/x"',
+    f'[models.a]\nversion = "1"\nsource = "https://h.example/{"x" * 4096}"',
     '[models.a]\nversion = "1"\nsources = []',
     '[models.a]\nversion = "1"\nsources = ["file:x"]',
     f'[models.a]\n{MODEL}sources = ["https://h.example/x"]',
