@@ -17,6 +17,8 @@ from nnenv.spec.artifact import Artifact, Kind, Sha256, sha256_of
 from nnenv.spec.lockfile import (
     LOCK_VERSION,
     CaseLock,
+    DerivationLock,
+    EvaluationLock,
     FileLock,
     GpuLock,
     ImageLock,
@@ -24,6 +26,7 @@ from nnenv.spec.lockfile import (
     Lockfile,
     ModelLock,
     ReleaseLock,
+    StepLock,
     TargetLock,
     artifact_order,
     digests_used,
@@ -101,7 +104,10 @@ def _body(lockfile: Lockfile) -> Iterator[str]:
     groups: tuple[tuple[str, Sequence[Mapping[str, object]]], ...] = (
         ("release", [_release_values(release) for release in lockfile.releases]),
         ("target", [_target_values(target, lockfile) for target in lockfile.targets]),
+        ("toolchain", [_target_values(toolchain, lockfile) for toolchain in lockfile.toolchains]),
         ("model", [_model_values(model) for model in lockfile.models]),
+        ("derivation", [_derivation_values(derivation) for derivation in lockfile.derivations]),
+        ("evaluation", [_evaluation_values(evaluation) for evaluation in lockfile.evaluations]),
         ("file", [_file_values(file) for file in lockfile.files]),
         ("artifact", [_artifact_values(artifact) for artifact in sorted(lockfile.artifacts, key=artifact_order)]),
     )
@@ -180,16 +186,50 @@ def _model_values(model: ModelLock) -> dict[str, object]:
         revision=model.revision,
         licence=model.licence,
         opsets=model.opsets,
-        cases=[
-            _present(
-                name=case.name,
-                inputs=case.inputs,
-                expected=case.expected,
-                settings=case.settings,
-                tolerance=case.tolerance,
-            )
-            for case in model.cases
+        data=[list(pair) for pair in model.data],
+        cases=_cases_values(model.cases),
+    )
+
+
+def _cases_values(cases: Sequence[CaseLock]) -> list[dict[str, object]]:
+    return [
+        _present(
+            name=case.name,
+            inputs=case.inputs,
+            expected=case.expected,
+            settings=case.settings,
+            tolerance=case.tolerance,
+            against=case.against,
+        )
+        for case in cases
+    ]
+
+
+def _derivation_values(one: DerivationLock) -> dict[str, object]:
+    return _present(
+        model=one.model,
+        targets=one.targets,
+        parent=one.parent,
+        file=one.file,
+        toolchain=one.toolchain,
+        host=one.host,
+        opsets=one.opsets,
+        steps=[
+            {"step": step.step, "key": step.key, "output": step.output, "size": step.size, "drift": step.drift}
+            for step in one.steps
         ],
+        cases=_cases_values(one.cases),
+    )
+
+
+def _evaluation_values(one: EvaluationLock) -> dict[str, object]:
+    return _present(
+        model=one.model,
+        number=one.number,
+        file=one.file,
+        value=one.value,
+        baseline=one.baseline,
+        baseline_file=one.baseline_file,
     )
 
 
@@ -236,6 +276,12 @@ class _Reader:
             raise ValueError(f"{self.place}.{key} is not a whole number")
         return value
 
+    def real(self, key: str) -> float:
+        value = self.values.get(key)
+        if not isinstance(value, float):
+            raise ValueError(f"{self.place}.{key} is not a float")
+        return value
+
     def digest(self, key: str) -> Sha256:
         return sha256_of(self.text(key, None))
 
@@ -274,6 +320,9 @@ def _lockfile(document: dict[str, object]) -> Lockfile:
         artifacts=artifacts,
         models=tuple(_model(item) for item in top.tables("model")),
         targets=tuple(_target(item) for item in top.tables("target")),
+        toolchains=tuple(_target(item) for item in top.tables("toolchain")),
+        derivations=tuple(_derivation(item) for item in top.tables("derivation")),
+        evaluations=tuple(_evaluation(item) for item in top.tables("evaluation")),
         files=tuple(_file(item) for item in top.tables("file")),
         notices=top.texts("notices"),
     )
@@ -285,13 +334,18 @@ def _check_references(lockfile: Lockfile) -> None:
     """ValueError unless names are unique, every digest that is used names an artifact, and every model exists."""
     if len(lockfile.by_digest) != len(lockfile.artifacts):
         raise ValueError("two artifacts have one sha256")
-    if digests_used(lockfile.targets, lockfile.models, lockfile.files) != set(lockfile.by_digest):
+    locked = (*lockfile.targets, *lockfile.toolchains)
+    used = digests_used(locked, lockfile.models, lockfile.files, lockfile.derivations)
+    if used != set(lockfile.by_digest):
         raise ValueError("artifacts and references do not match")
     models = {model.name for model in lockfile.models}
     if len(models) != len(lockfile.models) or len({t.name for t in lockfile.targets}) != len(lockfile.targets):
         raise ValueError("two targets or two models have one name")
     if any(name not in models for target in lockfile.targets for name in target.models):
         raise ValueError("a target names a model that the lock does not hold")
+    named = {one.model for one in lockfile.derivations} | {one.model for one in lockfile.evaluations}
+    if not named <= models:
+        raise ValueError("a derivation or evaluation names a model that the lock does not hold")
 
 
 def _release(item: _Reader) -> ReleaseLock:
@@ -338,6 +392,41 @@ def _model(item: _Reader) -> ModelLock:
         licence=item.text("licence"),
         opsets=item.texts("opsets"),
         cases=tuple(_case(case) for case in item.tables("cases")),
+        data=tuple((path, sha256_of(digest)) for path, digest in item.pairs("data")),
+    )
+
+
+def _derivation(item: _Reader) -> DerivationLock:
+    return DerivationLock(
+        model=item.text("model", None),
+        targets=item.texts("targets"),
+        parent=item.digest("parent"),
+        file=item.digest("file"),
+        toolchain=item.text("toolchain", None),
+        host=item.text("host", None),
+        opsets=item.texts("opsets"),
+        steps=tuple(
+            StepLock(
+                step=step.text("step", None),
+                key=step.digest("key"),
+                output=step.digest("output"),
+                size=step.number("size"),
+                drift=step.real("drift"),
+            )
+            for step in item.tables("steps")
+        ),
+        cases=tuple(_case(case) for case in item.tables("cases")),
+    )
+
+
+def _evaluation(item: _Reader) -> EvaluationLock:
+    return EvaluationLock(
+        model=item.text("model", None),
+        number=item.number("number"),
+        file=item.digest("file"),
+        value=item.real("value"),
+        baseline=item.real("baseline") if "baseline" in item.values else None,
+        baseline_file=item.text("baseline-file"),
     )
 
 
@@ -351,6 +440,7 @@ def _case(item: _Reader) -> CaseLock:
         expected=item.digests("expected"),
         settings=item.digest("settings") if "settings" in item.values else None,
         tolerance=tolerance,
+        against=item.digest("against") if "against" in item.values else None,
     )
 
 

@@ -55,6 +55,8 @@ class CaseLock:
     """Artifact that holds `case.toml`, when the case has one."""
     tolerance: float | None = None
     """Limit of max|a-e|/max|e| that the manifest sets; absent means the policy's."""
+    against: Sha256 | None = None
+    """Of an adapted model: the file before adaptation whose outputs are expected, within a loose tolerance."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,8 +77,68 @@ class ModelLock:
     """As its source states it; empty if it does not."""
     opsets: tuple[str, ...] = ()
     """`domain:version` of each operator set the model imports, `ai.onnx` for the default domain."""
+    data: tuple[tuple[str, Sha256], ...] = ()
+    """(path in the project, artifact) of each file that adaptation and evaluation read, by path."""
     cases: tuple[CaseLock, ...] = ()
     """Its test cases, in the order of the manifest and of the numbers in their names."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepLock:
+    """One step of an adaptation, as it was done."""
+
+    step: str
+    """As the manifest calls it."""
+    key: Sha256
+    """Digest of all that decides the step's output: its input files, options, tools, and nnenv's own part."""
+    output: Sha256
+    """Digest of the model that the step made."""
+    size: int
+    """Bytes of that model."""
+    drift: float
+    """Largest max|a-e|/max|e| of an output to the model before the step, on the model's inputs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DerivationLock:
+    """A model as some targets get it: made from the model's file by steps, once."""
+
+    model: str
+    """The model's name."""
+    targets: tuple[str, ...]
+    """Targets that get it, sorted."""
+    parent: Sha256
+    """The model's own file, an artifact."""
+    file: Sha256
+    """Artifact that is the adapted file."""
+    toolchain: str
+    """Name of the toolchain whose tools did it."""
+    host: str
+    """Architecture and instruction sets of the processor that did it: `x86_64 avx2 fma`."""
+    opsets: tuple[str, ...] = ()
+    """`domain:version` of each operator set that the adapted model imports."""
+    steps: tuple[StepLock, ...] = ()
+    """In order."""
+    cases: tuple[CaseLock, ...] = ()
+    """Cases of the adapted file: what it answered itself when it was made, then those of the model it was made of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationLock:
+    """What a model file measured when it was locked."""
+
+    model: str
+    """The model's name."""
+    number: int
+    """Which of the model's `eval` tables, from 0."""
+    file: Sha256
+    """Digest of the model file that was measured."""
+    value: float
+    """What it measured."""
+    baseline: float | None = None
+    """What it must not lose: of the model before adaptation, or of the file that was locked before."""
+    baseline_file: str = ""
+    """Digest of that file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,8 +254,14 @@ class Lockfile:
     """The signed Debian Release files that were read, by architecture and suite."""
     targets: tuple[TargetLock, ...] = field(metadata={"key": "target"})
     """What goes into each image, by the target's name."""
+    toolchains: tuple[TargetLock, ...] = field(default=(), metadata={"key": "toolchain"})
+    """What adaptation ran in: locked as a target is, and in no image."""
     models: tuple[ModelLock, ...] = field(metadata={"key": "model", "absent": True})
     """The models with their test cases."""
+    derivations: tuple[DerivationLock, ...] = field(default=(), metadata={"key": "derivation"})
+    """Models that were adapted to targets, by model and target."""
+    evaluations: tuple[EvaluationLock, ...] = field(default=(), metadata={"key": "evaluation"})
+    """What models measured when they were locked, by model, number and file."""
     files: tuple[FileLock, ...] = field(default=(), metadata={"key": "file"})
     """Project files of every image, sorted by path."""
     artifacts: tuple[Artifact, ...] = field(metadata={"key": "artifact"})
@@ -227,12 +295,28 @@ class Lockfile:
         return tuple(self.by_digest[digest] for digest in target.tools)
 
     def models_of(self, target: TargetLock) -> tuple[ModelLock, ...]:
-        """The target's models, by name."""
-        return tuple(model for model in self.models if model.name in target.models)
+        """The target's models, by name; an adapted one with the file and cases that the target gets."""
+        return tuple(self._adapted(model, target) for model in self.models if model.name in target.models)
+
+    def derivation(self, model: str, target: str) -> DerivationLock | None:
+        """How the model is adapted to the target; None if it is not."""
+        return next((one for one in self.derivations if one.model == model and target in one.targets), None)
+
+    def toolchain(self, name: str) -> TargetLock:
+        """The toolchain of that name; KeyError if the lock has none."""
+        for toolchain in self.toolchains:
+            if toolchain.name == name:
+                return toolchain
+        raise KeyError(name)
+
+    def _adapted(self, model: ModelLock, target: TargetLock) -> ModelLock:
+        one = self.derivation(model.name, target.name)
+        return model if one is None else replace(model, file=one.file, opsets=one.opsets, cases=one.cases)
 
     def artifacts_of(self, target: TargetLock) -> tuple[Artifact, ...]:
-        """Every file that building and verifying the target needs."""
-        wanted = digests_used((target,), self.models_of(target), self.files)
+        """Every file that building and verifying the target needs; evaluation needs its data besides."""
+        models = [replace(model, data=()) for model in self.models_of(target)]
+        wanted = digests_used((target,), models, self.files)
         return tuple(artifact for artifact in self.artifacts if artifact.sha256 in wanted)
 
     def with_image(self, name: str, image: ImageLock) -> Lockfile:
@@ -253,20 +337,32 @@ class Lockfile:
             manifest=_only_target(self.manifest, target),
             releases=(),
             artifacts=tuple(a for a in self.artifacts if a.sha256 in kept),
-            models=self.models_of(target),
+            models=tuple(replace(model, data=()) for model in self.models_of(target)),
             targets=(replace(target, image=None),),
+            derivations=tuple(replace(one, targets=(name,)) for one in self.derivations if name in one.targets),
             files=self.files,
         )
 
 
-def digests_used(targets: Iterable[TargetLock], models: Iterable[ModelLock], files: Iterable[FileLock]) -> set[Sha256]:
-    """Every artifact that these targets, models and files refer to."""
+def digests_used(
+    targets: Iterable[TargetLock],
+    models: Iterable[ModelLock],
+    files: Iterable[FileLock],
+    derivations: Iterable[DerivationLock] = (),
+) -> set[Sha256]:
+    """Every artifact that these targets, models, files and derivations refer to."""
     used = {digest for target in targets for digest in (*target.wheels, *target.debs, *target.tools)}
     used.update(file.sha256 for file in files)
+    cases: list[CaseLock] = []
     for model in models:
         used.add(model.file)
-        for case in model.cases:
-            used.update(case.inputs, case.expected, [case.settings] if case.settings else [])
+        used.update(digest for _, digest in model.data)
+        cases += model.cases
+    for derivation in derivations:
+        used.add(derivation.file)
+        cases += derivation.cases
+    for case in cases:
+        used.update(case.inputs, case.expected, [case.settings] if case.settings else [])
     return used
 
 

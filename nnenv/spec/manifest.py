@@ -10,7 +10,7 @@ A field's metadata says how the key looks in TOML:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 from nnenv.spec.artifact import Sha256
@@ -47,6 +47,36 @@ LONGEST_SOURCE: Final = 4096
 SOURCE: Final = rf"file:{PROJECT_PATH}|{ELSEWHERE}"
 IMAGE_PATH: Final = r"/(?!(?:.*/)?\.\.(?:/|$))[^\u0000-\u001f\u007f\\]*"
 
+SHAPE: Final = r"[1-9][0-9]{0,8}(?:x[1-9][0-9]{0,8})*"
+PERCENT: Final = r"[1-9][0-9]{0,2}(?:\.[0-9]{1,3})?%"
+STEP_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "quantize-dynamic": ("weights", "per-channel", "reduce-range", "exclude"),
+    "quantize-static": (
+        "calibration", "preset", "activations", "weights", "per-channel", "reduce-range", "method", "exclude",
+    ),
+    "float16": ("exclude",),
+    "convert-opset": ("opset",),
+    "simplify": (),
+    "fix-shapes": ("shapes",),
+    "prune": ("amount",),
+    "run": ("script", "inputs", "changes-ports"),
+}  # fmt: skip
+"""Step of adaptation -> the keys that it takes beside those of every step."""
+STEP_NEEDS: Final[Mapping[str, str]] = {
+    "quantize-static": "calibration",
+    "convert-opset": "opset",
+    "fix-shapes": "shapes",
+    "prune": "amount",
+    "run": "script",
+}
+"""Step of adaptation -> the key that it cannot do without."""
+STEPS: Final = tuple(STEP_OPTIONS)
+PRESETS: Final = ("arm64", "no-vnni", "vnni")
+INTEGERS: Final = ("int8", "uint8")
+CALIBRATIONS: Final = ("entropy", "minmax", "percentile")
+METRICS: Final = ("accuracy", "agreement", "cosine", "f1", "rmse", "top-k")
+CPU_FEATURES: Final = ("avx512_vnni", "avx_vnni")
+"""As /proc/cpuinfo names them."""
 FORMATS: Final = ("onnx",)
 PLATFORMS: Final = ("linux/amd64", "linux/arm64")
 SYSTEMS: Final = ("debian:12", "debian:13")
@@ -98,6 +128,92 @@ class CaseSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AdaptSpec:
+    """One step that makes another file of a model, once, when it is locked; steps follow each other in order."""
+
+    step: str = field(metadata={"schema": {"enum": list(STEPS)}})
+    """What is done: `quantize-dynamic`, `quantize-static`, `float16`, `convert-opset`, `simplify`, `fix-shapes`,
+    `prune`, or `run` for a script of the project."""
+    targets: tuple[str, ...] = field(
+        default=(), metadata={"schema": _list_of(_like(TARGET_NAME), minItems=1, uniqueItems=True)}
+    )
+    """Targets that get the adapted model; left out, all that hold it. Sorted."""
+    tools: tuple[str, ...] = field(default=(), metadata={"schema": _list_of(_like(_REQUIREMENT))})
+    """Python packages that the step's own environment needs besides those it always has, as PEP 508 writes them."""
+    max_drift: float | None = field(
+        default=None, metadata={"schema": {"type": "number", "minimum": 0, "exclusiveMaximum": 1}}
+    )
+    """Largest difference of any output to the model before the step, as a part of the largest value of that output."""
+    calibration: str = field(default="", metadata={"schema": _like(PROJECT_PATH)})
+    """Of `quantize-static`: an .npz file with one array per input, whose first axis counts the samples."""
+    preset: str = field(default="", metadata={"schema": {"enum": list(PRESETS)}})
+    """Of `quantize-static`: the processor to quantise for; left out, by the target's platform and `cpu-features`."""
+    activations: str = field(default="", metadata={"schema": {"enum": list(INTEGERS)}})
+    """Of `quantize-static`: type of activations, instead of the preset's."""
+    weights: str = field(default="", metadata={"schema": {"enum": list(INTEGERS)}})
+    """Of both quantisations: type of weights, instead of the preset's, or of `int8`."""
+    per_channel: bool | None = field(default=None, metadata={"schema": {"type": "boolean"}})
+    """Of both quantisations: whether each channel of a weight has a scale of its own; left out, only if static."""
+    reduce_range: bool | None = field(default=None, metadata={"schema": {"type": "boolean"}})
+    """Of both quantisations: whether weights use 7 bits, instead of as the preset says."""
+    method: str = field(default="", metadata={"schema": {"enum": list(CALIBRATIONS)}})
+    """Of `quantize-static`: how ranges are found; left out, `minmax`."""
+    exclude: tuple[str, ...] = field(default=(), metadata={"schema": _list_of(_TEXT, minItems=1, uniqueItems=True)})
+    """Of quantisations and `float16`: names of graph nodes to leave as they are. Sorted."""
+    opset: int | None = field(default=None, metadata={"schema": {"type": "integer", "minimum": 7, "maximum": 99}})
+    """Of `convert-opset`: version of ONNX's operator set to convert to."""
+    amount: float | None = field(
+        default=None, metadata={"schema": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}}
+    )
+    """Of `prune`: part of each weight's values, the smallest ones, that become zero."""
+    shapes: tuple[tuple[str, str], ...] = field(
+        default=(), metadata={"schema": _table_of(r"[^\u0000-\u001f\u007f]+", _like(SHAPE))}
+    )
+    """Of `fix-shapes`: shape of each input that has free dimensions, by its name: `x = "1x64"`."""
+    script: str = field(default="", metadata={"schema": _like(PROJECT_PATH)})
+    """Of `run`: a Python file of the project, called with the model's path and the path of the model to write."""
+    inputs: tuple[str, ...] = field(
+        default=(), metadata={"schema": _list_of(_like(PROJECT_PATH), minItems=1, uniqueItems=True)}
+    )
+    """Of `run`: files of the project that the script reads; they lie beside it, by their base names. Sorted."""
+    changes_ports: bool | None = field(default=None, metadata={"schema": {"type": "boolean"}})
+    """Of `run`: whether the model's inputs or outputs may change."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalSpec:
+    """A measure of a model's quality or cost, and what it must reach."""
+
+    metric: str = field(metadata={"schema": {"enum": list(METRICS)}})
+    """What is measured: `accuracy`, `top-k`, `f1`, `rmse`, `cosine`, or `agreement` with the model before adaptation,
+    which needs no labels."""
+    data: str = field(metadata={"schema": _like(PROJECT_PATH)})
+    """An .npz file with one array per input, whose first axis counts the samples, and the labels."""
+    labels: str = field(default="", metadata={"schema": _LINE})
+    """Name of the array of labels; left out, `labels`."""
+    output: str = field(default="", metadata={"schema": _LINE})
+    """Name of the output that is measured; left out, the first."""
+    k: int | None = field(default=None, metadata={"schema": {"type": "integer", "minimum": 1, "maximum": 1000}})
+    """Of `top-k`: how many of the largest values may hold the label; left out, 5."""
+    targets: tuple[str, ...] = field(
+        default=(), metadata={"schema": _list_of(_like(TARGET_NAME), minItems=1, uniqueItems=True)}
+    )
+    """Targets that it is measured on; left out, all that hold the model. Sorted."""
+    minimum: float | None = field(default=None, metadata={"schema": {"type": "number"}})
+    """Least value that passes; of `rmse`, the largest."""
+    at_least: str = field(default="", metadata={"schema": _like(PERCENT)})
+    """Least part, in percent, of what the model reached before adaptation, or as it was locked before: `99%`."""
+    max_latency: float | None = field(default=None, metadata={"schema": {"type": "number", "exclusiveMinimum": 0}})
+    """Budget of the fastest of several runs of one sample, in milliseconds; enforced on `hardware` alone."""
+    max_memory: float | None = field(default=None, metadata={"schema": {"type": "number", "exclusiveMinimum": 0}})
+    """Budget of the process' largest resident memory, in MiB; enforced on `hardware` alone."""
+    max_size: float | None = field(default=None, metadata={"schema": {"type": "number", "exclusiveMinimum": 0}})
+    """Budget of the model's files, in MiB."""
+    hardware: str = field(default="", metadata={"schema": _LINE})
+    """Part of the processor's name that the budgets of time and memory were set for, as /proc/cpuinfo has it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec:
     """One neural network."""
 
@@ -120,6 +236,20 @@ class ModelSpec:
     """Digest that the model file must have."""
     tests: tuple[CaseSpec, ...] = field(default=(), metadata={"listed": CaseSpec})
     """Inference tests, sorted by their data."""
+    adapt: tuple[AdaptSpec, ...] = field(default=(), metadata={"listed": AdaptSpec})
+    """Steps that adapt the model to targets, in order."""
+    evaluations: tuple[EvalSpec, ...] = field(default=(), metadata={"key": "eval", "listed": EvalSpec})
+    """Measures of quality and cost, in order."""
+
+    def adapted_for(self, target: str) -> tuple[AdaptSpec, ...]:
+        """The steps that lead to the model of a target, in order; none where it stays as it is."""
+        return tuple(step for step in self.adapt if not step.targets or target in step.targets)
+
+    @property
+    def data_paths(self) -> tuple[str, ...]:
+        """Files of the project that adaptation and evaluation read, sorted, each once."""
+        read = [path for step in self.adapt for path in (step.calibration, step.script, *step.inputs)]
+        return tuple(sorted({path for path in (*read, *(one.data for one in self.evaluations)) if path}))
 
     @property
     def places(self) -> tuple[ModelSource, ...]:
@@ -176,6 +306,10 @@ class TargetSpec:
     """Compute capabilities of the GPUs that the image must have code for: `"8.6"`. Sorted by number."""
     driver: str = field(default="", metadata={"schema": _like(DRIVER)})
     """The oldest NVIDIA driver on the hosts: `>=535`; left out, the lock says which one the image needs."""
+    cpu_features: tuple[str, ...] = field(
+        default=(), metadata={"schema": _list_of({"enum": list(CPU_FEATURES)}, minItems=1, uniqueItems=True)}
+    )
+    """What all hosts' processors can do, of what quantised models depend on: `avx512_vnni`, `avx_vnni`. Sorted."""
     models: tuple[str, ...] = field(
         default=(), metadata={"schema": _list_of(_like(NAME), minItems=1, uniqueItems=True)}
     )
@@ -330,7 +464,22 @@ def _model(model: ModelSpec) -> dict[str, object]:
     if model.sha256 is not None:
         plain["sha256"] = model.sha256
     plain["tests"] = [_case(case) for case in model.tests]
+    plain["adapt"] = [_plain(step) for step in model.adapt]
+    plain["eval"] = [_plain(one) for one in model.evaluations]
     return plain
+
+
+def _plain(item: AdaptSpec | EvalSpec) -> dict[str, object]:
+    """A step or a measure as it stands in model.toml, without what is left out."""
+    plain: dict[str, object] = {}
+    for one in fields(item):
+        value = getattr(item, one.name)
+        if one.name == "shapes":
+            value = dict(value)
+        elif isinstance(value, tuple):
+            value = list(value)
+        plain[one.name.replace("_", "-")] = value
+    return _without_empty(plain)
 
 
 def _case(case: CaseSpec) -> dict[str, object]:
@@ -348,6 +497,7 @@ def _target(target: TargetSpec) -> dict[str, object]:
         "cudnn": target.cudnn,
         "compute-capability": list(target.compute_capability),
         "driver": target.driver,
+        "cpu-features": list(target.cpu_features),
         "models": list(target.models),
         "requires": {"packages": list(target.requires.packages), "system": list(target.requires.system)},
     }

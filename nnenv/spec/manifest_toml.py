@@ -16,8 +16,10 @@ from nnenv.errors import NnenvError, SeveralErrors
 from nnenv.spec import manifest as rules
 from nnenv.spec.artifact import Sha256
 from nnenv.spec.manifest import (
+    AdaptSpec,
     Additions,
     CaseSpec,
+    EvalSpec,
     ImageSpec,
     IndexSpec,
     Manifest,
@@ -56,10 +58,13 @@ def parse_manifest(data: bytes, filename: str = "model.toml") -> Manifest:
 
 def _manifest(root: _Table, filename: str, mistakes: _Mistakes) -> Manifest:
     project = _project(root.table("project", required=True))
-    models = tuple(_model(name, table) for name, table in root.named("models", rules.NAME))
+    machines = tuple(root.named("targets", rules.TARGET_NAME))
+    models = tuple(
+        _model(name, table, [target for target, _ in machines]) for name, table in root.named("models", rules.NAME)
+    )
     names = tuple(model.name for model in models)
     requires = _requires(root.table("requires"))
-    targets = tuple(_target(name, table, names) for name, table in root.named("targets", rules.TARGET_NAME))
+    targets = tuple(_target(name, table, names) for name, table in machines)
     if not targets:
         mistakes.add(("targets",), "no target is defined", ["add a line [targets.cpu]: the defaults make it a target"])
     image = _image(root.table("image"))
@@ -89,7 +94,7 @@ def _project(table: _Table) -> Project:
     return project
 
 
-def _model(name: str, table: _Table) -> ModelSpec:
+def _model(name: str, table: _Table, targets: Sequence[str]) -> ModelSpec:
     tests = [_case(case) for case in table.listed("tests")]
     seen: set[str] = set()
     for index, case in enumerate(tests):
@@ -122,8 +127,9 @@ def _model(name: str, table: _Table) -> ModelSpec:
         format=table.string("format", _choice(rules.FORMATS), default=""),
         sha256=Sha256(sha256) if sha256 else None,
         tests=tuple(sorted(tests, key=lambda case: case.data)),
+        adapt=tuple(_adapt(step, targets) for step in table.listed("adapt")),
+        evaluations=tuple(_evaluation(one, targets) for one in table.listed("eval")),
     )
-    table.later(("adapt", "eval"), "is not supported by this version of nnenv")
     table.close()
     return model
 
@@ -132,6 +138,66 @@ def _case(table: _Table) -> CaseSpec:
     case = CaseSpec(data=table.string("data", _project_path), tolerance=table.tolerance("tolerance"))
     table.close()
     return case
+
+
+def _adapt(table: _Table, targets: Sequence[str]) -> AdaptSpec:
+    step = AdaptSpec(
+        step=table.string("step", _choice(rules.STEPS)),
+        targets=table.strings("targets", _choice(targets), same=str, least=1),
+        tools=table.strings("tools", normal_requirement, same=requirement_identity),
+        max_drift=table.tolerance("max-drift"),
+        calibration=table.string("calibration", _project_path, default=""),
+        preset=table.string("preset", _choice(rules.PRESETS), default=""),
+        activations=table.string("activations", _choice(rules.INTEGERS), default=""),
+        weights=table.string("weights", _choice(rules.INTEGERS), default=""),
+        per_channel=table.boolean("per-channel"),
+        reduce_range=table.boolean("reduce-range"),
+        method=table.string("method", _choice(rules.CALIBRATIONS), default=""),
+        exclude=table.strings("exclude", _one_line, same=str, least=1),
+        opset=table.whole("opset", 7, 99),
+        amount=table.number("amount", above=0, below=1),
+        shapes=table.pairs("shapes", _one_line, _shape),
+        script=table.string("script", _project_path, default=""),
+        inputs=table.strings("inputs", _project_path, same=_base_name, least=1),
+        changes_ports=table.boolean("changes-ports"),
+    )
+    if step.step in rules.STEPS:
+        common = ("step", "targets", "tools", "max-drift")
+        allowed = (*common, *rules.STEP_OPTIONS[step.step])
+        for key in table.keys():
+            if key in _STEP_KEYS and key not in allowed:
+                table.mistake((key,), f"is no key of {step.step}", [f"leave it out; it takes {', '.join(allowed)}"])
+        needed = rules.STEP_NEEDS.get(step.step)
+        if needed and not table.has(needed):
+            table.mistake((needed,), f"the key is missing, which {step.step} needs", [f"add {needed}"])
+    table.close()
+    return step
+
+
+_STEP_KEYS: Final = frozenset(key for keys in rules.STEP_OPTIONS.values() for key in keys)
+
+
+def _evaluation(table: _Table, targets: Sequence[str]) -> EvalSpec:
+    one = EvalSpec(
+        metric=table.string("metric", _choice(rules.METRICS)),
+        data=table.string("data", _project_path),
+        labels=table.string("labels", _one_line, default=""),
+        output=table.string("output", _one_line, default=""),
+        k=table.whole("k", 1, 1000),
+        targets=table.strings("targets", _choice(targets), same=str, least=1),
+        minimum=table.number("minimum"),
+        at_least=table.string("at-least", _percent, default=""),
+        max_latency=table.number("max-latency", above=0),
+        max_memory=table.number("max-memory", above=0),
+        max_size=table.number("max-size", above=0),
+        hardware=table.string("hardware", _one_line, default=""),
+    )
+    if one.k is not None and one.metric != "top-k":
+        table.mistake(("k",), f"is no key of {one.metric}", ["leave it out; top-k takes it"])
+    if one.labels and one.metric == "agreement":
+        table.mistake(("labels",), "is no key of agreement, which compares with the model before", ["leave it out"])
+    table.close()
+    return one
 
 
 def _requires(table: _Table) -> Requires:
@@ -155,6 +221,7 @@ def _target(name: str, table: _Table, models: Sequence[str]) -> TargetSpec:
         cudnn=table.string("cudnn", _versions, default=""),
         compute_capability=by_number(table.strings("compute-capability", _capability, same=str, least=1)),
         driver=table.string("driver", _driver, default=""),
+        cpu_features=table.strings("cpu-features", _choice(rules.CPU_FEATURES), same=str, least=1),
         models=table.strings("models", _choice(models), same=str, least=1) or tuple(models),
         requires=Additions(
             packages=additions.strings("packages", normal_requirement, same=requirement_identity),
@@ -443,6 +510,8 @@ _index_url = _like(
     "an index's address",
     "write an https:// address without user, password, query or fragment; credentials belong to pip's configuration",
 )
+_shape = _like(rules.SHAPE, "a shape", 'write the sizes with x between them, such as "1x3x224x224"')
+_percent = _like(rules.PERCENT, "a part in percent", 'write it such as "99%"')
 _debian_name = _like(
     rules.DEBIAN_PACKAGE, "a Debian package", 'write "name" or "name (>= version)", without an architecture'
 )
@@ -461,6 +530,11 @@ def debian_identity(text: str) -> str:
 
 def _distribution(text: str) -> str:
     return normal_name(_distribution_name(text))
+
+
+def _base_name(path: str) -> str:
+    """What may stand once among files that lie beside each other."""
+    return posixpath.basename(path)
 
 
 def _one_line(text: str) -> str:
@@ -725,6 +799,38 @@ class _Table:
     def boolean(self, key: str) -> bool | None:
         """The boolean at `key`, if there is one."""
         return self._get(key, bool, "true or false")
+
+    def keys(self) -> tuple[str, ...]:
+        """The keys that are there."""
+        return tuple(self._values)
+
+    def whole(self, key: str, least: int, most: int) -> int | None:
+        """The whole number at `key`, within the bounds; None if there is no such key."""
+        self._known[key] = None
+        value = self._values.get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            self.mistake((key,), f"expected a whole number from {least} to {most}", ["write such a number"])
+            return None
+        return value
+
+    def number(self, key: str, *, above: float = -math.inf, below: float = math.inf) -> float | None:
+        """The finite number at `key`, strictly within the bounds; None if there is no such key."""
+        self._known[key] = None
+        value = self._values.get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.mistake((key,), f"expected a number, not {_kind(value)}", ["write it like 0.95"])
+            return None
+        if not math.isfinite(value) or not above < value < below:
+            bounds = [f"above {above:g}"] * math.isfinite(above) + [f"below {below:g}"] * math.isfinite(below)
+            self.mistake(
+                (key,), f"{value} is out of bounds", [f"write a finite number {' and '.join(bounds)}".rstrip()]
+            )
+            return None
+        return float(value)
 
     def tolerance(self, key: str) -> float | None:
         """The number at `key`, from 0 and below 1; None if there is no such key."""

@@ -123,7 +123,11 @@ def _from_elsewhere(
         artifact = replace(known.lockfile.by_digest[locked.file], version=spec.version)
         inputs.artifacts[artifact.sha256] = artifact
         return replace(
-            locked, version=spec.version, format=spec.format or "onnx", cases=tuple(_all_cases(session, spec, inputs))
+            locked,
+            version=spec.version,
+            format=spec.format or "onnx",
+            cases=tuple(_all_cases(session, spec, inputs)),
+            data=_data(session, spec, inputs),
         )
     if not known.ask:
         inputs.unknown.append(spec.name)
@@ -140,6 +144,7 @@ def _from_elsewhere(
         licence=found.licence,
         opsets=tuple(f"{domain}:{version}" for domain, version in facts.opsets),
         cases=tuple(_all_cases(session, spec, inputs)),
+        data=_data(session, spec, inputs),
     )
 
 
@@ -182,7 +187,13 @@ def _model(session: Session, spec: ModelSpec, inputs: Inputs) -> ModelLock:
         file=artifact.sha256,
         opsets=tuple(f"{domain}:{version}" for domain, version in facts.opsets),
         cases=tuple(_all_cases(session, spec, inputs)),
+        data=_data(session, spec, inputs),
     )
+
+
+def _data(session: Session, spec: ModelSpec, inputs: Inputs) -> tuple[tuple[str, Sha256], ...]:
+    """(path, digest) of each file that the model's adaptation and evaluation read."""
+    return tuple((path, _artifact(session, path, Kind.CASE, path, "", inputs).sha256) for path in spec.data_paths)
 
 
 def _cases(session: Session, test: CaseSpec, inputs: Inputs) -> Iterator[CaseLock]:

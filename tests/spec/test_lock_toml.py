@@ -23,6 +23,8 @@ from nnenv.spec.lock_toml import SIZE_LIMIT, manifest_text, read_lock, write_loc
 from nnenv.spec.lockfile import (
     LOCK_VERSION,
     CaseLock,
+    DerivationLock,
+    EvaluationLock,
     FileLock,
     GpuLock,
     ImageLock,
@@ -30,6 +32,7 @@ from nnenv.spec.lockfile import (
     Lockfile,
     ModelLock,
     ReleaseLock,
+    StepLock,
     TargetLock,
 )
 from nnenv.spec.schema import key_paths, schema_of
@@ -72,10 +75,51 @@ TOOL = artifact(
     Kind.DEB, "python3.11-minimal", "3.11.2-6", "python3.11-minimal_3.11.2-6_amd64.deb", architecture="amd64"
 )
 MODEL = artifact(Kind.MODEL, "digits", "1.0", "digits.onnx")
+ADAPTED = artifact(Kind.MODEL, "digits", "1.0", "adapted.onnx")
+DATA = artifact(Kind.CASE, "data/held_out.npz", "", "held_out.npz")
 INPUT = artifact(Kind.CASE, "tests/digits", "", "input_0.pb")
 OUTPUT = artifact(Kind.CASE, "tests/digits", "", "output_0.pb")
 SETTINGS = artifact(Kind.CASE, "tests/digits", "", "case.toml")
 SOURCE = artifact(Kind.FILE, "src/app.py", "", "app.py")
+
+TARGET = TargetLock(
+    name="cpu",
+    platform="linux/arm64",
+    os="debian:12",
+    python="3.11.2",
+    moment="2026-01-10T00:00:00Z",
+    glibc="2.36",
+    models=("digits",),
+    wheels=(NUMPY.sha256, RUNTIME.sha256),
+    debs=(LIBC.sha256,),
+    tools=(TOOL.sha256,),
+    sonames=(("libgomp.so.1", "libgomp1"),),
+    omitted=("ca-certificates: openssl (nnenv writes the bundle)",),
+    gpu=GpuLock(
+        cuda="12.9.1",
+        cudnn="9.10.2.21",
+        driver="525.60.13",
+        driver_reason="CUDA 12 runs from this driver on",
+        capabilities=(("7.5", "sass"), ("12.0", "ptx 8.4")),
+        lazy=(("libcufft.so.11", "nvidia-cufft-cu12"),),
+        driver_sonames=("libcuda.so.1",),
+    ),
+    image=ImageLock(
+        recipe=1,
+        manifest=digest("manifest"),
+        config=digest("config"),
+        layers=(LayerLock(title="os debian:12", diff_id=digest("diff"), digest=digest("blob"), size=9),),
+    ),
+)
+
+CASE = CaseLock(
+    name="tests/digits/test_data_set_0",
+    inputs=(INPUT.sha256,),
+    expected=(OUTPUT.sha256,),
+    settings=SETTINGS.sha256,
+    tolerance=1e-05,
+    against=MODEL.sha256,
+)
 
 SAMPLE = Lockfile(
     notices=("see https://h.example/notice",),
@@ -83,37 +127,7 @@ SAMPLE = Lockfile(
     releases=(
         ReleaseLock(suite="bookworm", architecture="amd64", date="2026-01-10T00:00:00Z", sha256=digest("Release")),
     ),
-    targets=(
-        TargetLock(
-            name="cpu",
-            platform="linux/arm64",
-            os="debian:12",
-            python="3.11.2",
-            moment="2026-01-10T00:00:00Z",
-            glibc="2.36",
-            models=("digits",),
-            wheels=(NUMPY.sha256, RUNTIME.sha256),
-            debs=(LIBC.sha256,),
-            tools=(TOOL.sha256,),
-            sonames=(("libgomp.so.1", "libgomp1"),),
-            omitted=("ca-certificates: openssl (nnenv writes the bundle)",),
-            gpu=GpuLock(
-                cuda="12.9.1",
-                cudnn="9.10.2.21",
-                driver="525.60.13",
-                driver_reason="CUDA 12 runs from this driver on",
-                capabilities=(("7.5", "sass"), ("12.0", "ptx 8.4")),
-                lazy=(("libcufft.so.11", "nvidia-cufft-cu12"),),
-                driver_sonames=("libcuda.so.1",),
-            ),
-            image=ImageLock(
-                recipe=1,
-                manifest=digest("manifest"),
-                config=digest("config"),
-                layers=(LayerLock(title="os debian:12", diff_id=digest("diff"), digest=digest("blob"), size=9),),
-            ),
-        ),
-    ),
+    targets=(TARGET,),
     models=(
         ModelLock(
             name="digits",
@@ -123,19 +137,36 @@ SAMPLE = Lockfile(
             revision="0123abc",
             licence="mit",
             opsets=("ai.onnx:17",),
-            cases=(
-                CaseLock(
-                    name="tests/digits/test_data_set_0",
-                    inputs=(INPUT.sha256,),
-                    expected=(OUTPUT.sha256,),
-                    settings=SETTINGS.sha256,
-                    tolerance=1e-05,
-                ),
-            ),
+            cases=(CASE,),
+            data=(("data/held_out.npz", DATA.sha256),),
+        ),
+    ),
+    toolchains=(dataclasses.replace(TARGET, name="adapt-cpu"),),
+    derivations=(
+        DerivationLock(
+            model="digits",
+            targets=("cpu",),
+            parent=MODEL.sha256,
+            file=ADAPTED.sha256,
+            toolchain="adapt-cpu",
+            host="x86_64 avx2",
+            opsets=("ai.onnx:17",),
+            steps=(StepLock(step="float16", key=digest("key"), output=ADAPTED.sha256, size=ADAPTED.size, drift=0.001),),
+            cases=(CASE,),
+        ),
+    ),
+    evaluations=(
+        EvaluationLock(
+            model="digits",
+            number=0,
+            file=ADAPTED.sha256,
+            value=0.97,
+            baseline=0.98,
+            baseline_file=MODEL.sha256,
         ),
     ),
     files=(FileLock(path="app/app.py", sha256=SOURCE.sha256, executable=True),),
-    artifacts=(LIBC, TOOL, NUMPY, RUNTIME, MODEL, INPUT, OUTPUT, SETTINGS, SOURCE),
+    artifacts=(LIBC, TOOL, NUMPY, RUNTIME, MODEL, ADAPTED, DATA, INPUT, OUTPUT, SETTINGS, SOURCE),
 )
 """A lock that has every key."""
 
@@ -176,7 +207,7 @@ def test_an_empty_lock_comes_back() -> None:
 
 def test_the_bytes_never_change() -> None:
     """Format 1 has these bytes for ever: committed locks must stay what nnenv writes."""
-    assert hashlib.sha256(BYTES).hexdigest() == "d69f3aebafaafef10d2d21dc17c8545182f6cf0cbf62ff58e2e7e7c7beafae19"
+    assert hashlib.sha256(BYTES).hexdigest() == "b275ecadcd64d79903361568153137441df147c42fc020549995907b0f7d24c4"
     as_before = dataclasses.replace(
         SAMPLE,
         targets=tuple(dataclasses.replace(target, gpu=None) for target in SAMPLE.targets),
@@ -485,6 +516,11 @@ def test_the_schema_has_exactly_the_keys_that_are_written() -> None:
         "target.image.layers.",
         "model.",
         "model.cases.",
+        "toolchain.",
+        "derivation.",
+        "derivation.steps.",
+        "derivation.cases.",
+        "evaluation.",
         "file.",
     ):
         assert direct(paths, table) == direct(key_paths(Lockfile), table)

@@ -304,7 +304,7 @@ version = 1
 [models.b]
 source = "file:../x"
 sourc = "y"
-adapt = []
+adapt = "x"
 [[models.b.tests]]
 data = "/abs"
 tolerance = 2
@@ -345,7 +345,7 @@ def test_all_mistakes_at_once() -> None:
         "model.toml:6 models.b.version: the key is missing -> add version: it is required here",
         "model.toml:7 [path-escapes] models.b.source: '../x' holds .. -> write the path without ..",
         "model.toml:8 models.b.sourc: unknown key -> did you mean source?",
-        "model.toml:9 models.b.adapt: is not supported by this version of nnenv -> leave the key out",
+        "model.toml:9 models.b.adapt: expected an array of tables, not a string -> write [[models.b.adapt]] above each",
         "model.toml:11 [path-escapes] models.b.tests[0].data: '/abs' is an absolute path -> "
         "write the path from the project's directory",
         "model.toml:12 models.b.tests[0].tolerance: 2 is no tolerance -> "
