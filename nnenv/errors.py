@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Final
 
 CODES: Final[dict[str, str]] = {
+    "adaptation-drift": "A step of adaptation moves a model's outputs further than it may.",
+    "adaptation-failed": "A step of adaptation made no model that can be used.",
     "archive-refused": "A .deb (ar, tar or compression layer) breaks a rule of the strict gate.",
     "case-invalid": "An inference test case cannot be read or does not fit its model.",
     "changed-meanwhile": "A file changed on disk between nnenv's reading and writing it.",
@@ -27,6 +29,7 @@ CODES: Final[dict[str, str]] = {
     "driver-too-old": "The driver that the hosts are promised to have does not run what the target needs.",
     "emulator-missing": "A foreign-architecture image needs qemu-user to run here.",
     "engine-unavailable": "No Docker engine answered.",
+    "evaluation-invalid": "The data of a measure does not fit the model or the metric.",
     "file-unreadable": "A named file is missing, too large, not a regular file, or may not be read.",
     "git-unavailable": "There is no git, or no repository that it can read.",
     "glibc-too-new": "A library needs a newer glibc than the target's operating system has.",
@@ -53,6 +56,7 @@ CODES: Final[dict[str, str]] = {
     "path-escapes": "A path leaves the project directory.",
     "path-refused": "A path or link that no image layer can hold.",
     "python-unsatisfiable": "No set of wheels meets the requirements of the target.",
+    "quantisation-saturates": "A quantised model would overflow on some of the target's processors.",
     "repair-impossible": "model.toml says it in a way that --apply-fix cannot edit.",
     "revision-unknown": "A git revision does not exist, or holds no model.lock.",
     "sandbox-unavailable": "This host offers no way to isolate a process.",

@@ -119,6 +119,40 @@ def compose_root(trees: Sequence[Path], destination: Path) -> None:
         raise _compose_error(error, destination) from error
 
 
+def place_files(root: Path, files: Mapping[str, bytes | Path]) -> None:
+    """Put files into a composed root, at paths without leading slash: text of ours, or a file that is linked or copied.
+
+    Raises NnenvError `disk-full` where the disk refuses.
+    """
+    try:
+        for path, content in files.items():
+            place = root / path
+            place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                place.write_bytes(content)
+                place.chmod(0o644)
+            elif not place.exists():
+                with _directory(content.parent) as source, _directory(place.parent) as target:
+                    _place_named(content.name, place.name, source, target)
+    except OSError as error:
+        raise _compose_error(error, root) from error
+
+
+def _place_named(name: str, new: str, source: int, target: int) -> None:
+    try:
+        os.link(name, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP):
+            raise
+        with (
+            os.fdopen(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source), "rb") as original,
+            os.fdopen(
+                os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=target), "wb"
+            ) as copy,
+        ):
+            shutil.copyfileobj(original, copy, 1 << 20)
+
+
 @contextlib.contextmanager
 def _directory(path: str | Path, parent: int | None = None) -> Iterator[int]:
     """A descriptor of the directory; OSError if it is a symbolic link or no directory."""

@@ -230,6 +230,7 @@ def _evaluation_values(one: EvaluationLock) -> dict[str, object]:
         value=one.value,
         baseline=one.baseline,
         baseline_file=one.baseline_file,
+        labels=one.labels,
     )
 
 
@@ -335,7 +336,7 @@ def _check_references(lockfile: Lockfile) -> None:
     if len(lockfile.by_digest) != len(lockfile.artifacts):
         raise ValueError("two artifacts have one sha256")
     locked = (*lockfile.targets, *lockfile.toolchains)
-    used = digests_used(locked, lockfile.models, lockfile.files, lockfile.derivations)
+    used = digests_used(locked, lockfile.models, lockfile.files, lockfile.derivations, lockfile.evaluations)
     if used != set(lockfile.by_digest):
         raise ValueError("artifacts and references do not match")
     models = {model.name for model in lockfile.models}
@@ -427,6 +428,7 @@ def _evaluation(item: _Reader) -> EvaluationLock:
         value=item.real("value"),
         baseline=item.real("baseline") if "baseline" in item.values else None,
         baseline_file=item.text("baseline-file"),
+        labels=item.digest("labels") if "labels" in item.values else None,
     )
 
 

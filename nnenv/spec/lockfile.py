@@ -139,6 +139,8 @@ class EvaluationLock:
     """What it must not lose: of the model before adaptation, or of the file that was locked before."""
     baseline_file: str = ""
     """Digest of that file."""
+    labels: Sha256 | None = None
+    """Of `agreement`: artifact that holds the classes that the model before adaptation answered."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -349,10 +351,12 @@ def digests_used(
     models: Iterable[ModelLock],
     files: Iterable[FileLock],
     derivations: Iterable[DerivationLock] = (),
+    evaluations: Iterable[EvaluationLock] = (),
 ) -> set[Sha256]:
-    """Every artifact that these targets, models, files and derivations refer to."""
+    """Every artifact that these targets, models, files, derivations and evaluations refer to."""
     used = {digest for target in targets for digest in (*target.wheels, *target.debs, *target.tools)}
     used.update(file.sha256 for file in files)
+    used.update(one.labels for one in evaluations if one.labels)
     cases: list[CaseLock] = []
     for model in models:
         used.add(model.file)

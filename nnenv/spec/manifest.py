@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Final
+from typing import Any, Final
 
 from nnenv.spec.artifact import Sha256
 from nnenv.spec.model_source import GIT, HUB, WEB, WHEEL, FileSource, ModelSource, read_source
@@ -445,6 +445,22 @@ def meaning(manifest: Manifest) -> dict[str, object]:
         "index": {index.name: {"packages": list(index.packages)} for index in manifest.indexes},
     }
     return _without_empty(everything)
+
+
+def evaluations_in(echo: Mapping[str, object], model: str) -> tuple[EvalSpec, ...]:
+    """The measures of a model as a manifest's meaning has them, in order; none if it knows no such model."""
+    models = echo.get("models", {})
+    table = models.get(model, {}) if isinstance(models, Mapping) else {}
+    listed = table.get("eval", []) if isinstance(table, Mapping) else []
+    names = {one.name for one in fields(EvalSpec)}
+    found = []
+    for item in listed:
+        given: dict[str, Any] = {key.replace("-", "_"): value for key, value in item.items()}
+        known: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if name in names
+        }
+        found.append(EvalSpec(**known))
+    return tuple(found)
 
 
 def _without_empty(values: Mapping[str, object]) -> dict[str, object]:

@@ -164,7 +164,7 @@ def _adapt(table: _Table, targets: Sequence[str]) -> AdaptSpec:
     if step.step in rules.STEPS:
         common = ("step", "targets", "tools", "max-drift")
         allowed = (*common, *rules.STEP_OPTIONS[step.step])
-        for key in table.keys():
+        for key in table.keys:
             if key in _STEP_KEYS and key not in allowed:
                 table.mistake((key,), f"is no key of {step.step}", [f"leave it out; it takes {', '.join(allowed)}"])
         needed = rules.STEP_NEEDS.get(step.step)
@@ -800,6 +800,7 @@ class _Table:
         """The boolean at `key`, if there is one."""
         return self._get(key, bool, "true or false")
 
+    @property
     def keys(self) -> tuple[str, ...]:
         """The keys that are there."""
         return tuple(self._values)

@@ -19,7 +19,7 @@ from nnenv.verify.harness import ANSWER_SCHEMA, FILES
 from nnenv.verify.ladder import Verdict
 from nnenv.verify.load_report import Loaded, LoadRequest
 from nnenv.verify.protocols import Completed
-from nnenv.verify.report import CaseReport, Check, Finding, HostFacts, ModelReport
+from nnenv.verify.report import CaseReport, Check, Finding, HostFacts, ModelCost, ModelReport
 from nnenv.verify.vacuity import Vacuity, assess, probe_inputs
 from nnenv.verify.wire import Blobs, WireError, decode_array, encode_array, pack, unpack
 
@@ -159,6 +159,81 @@ def read_answers(answer: bytes, expected: int) -> tuple[list[dict[str, Any]], di
     if len(answers) != expected:
         raise _unanswered(f"the harness gave {len(answers)} answers to {expected} questions", [])
     return answers, _object(header.get("host")), body
+
+
+def run_request(
+    path: str, sha256: Sha256, inputs: Sequence[Mapping[str, Array]], *, optimization: str = "all"
+) -> bytes:
+    """The request that one model, at `path` in the image, be run on each of the inputs, with one thread."""
+    blobs = Blobs()
+    opened = {"model": path, "sha256": sha256, "threads": 1, "optimization": optimization}
+    actions = [
+        {"do": "run", **opened, "inputs": {name: encode_array(array, blobs) for name, array in case.items()}}
+        for case in inputs
+    ]
+    return pack({"actions": actions}, blobs.parts)
+
+
+_RUNS: Final = 30
+_WARM_UPS: Final = 3
+"""Runs that a latency is the fastest of, after others that do not count (reference/inference_test.md, 6.7)."""
+
+
+def measuring_request(
+    path: str, sha256: Sha256, sample: Mapping[str, Array], inputs: Sequence[Mapping[str, Array]]
+) -> bytes:
+    """As `run_request`, after an action that measures what one run of `sample` costs."""
+    blobs = Blobs()
+    opened = {"model": path, "sha256": sha256, "threads": 1, "optimization": "all"}
+
+    def action(do: str, case: Mapping[str, Array], **more: object) -> dict[str, object]:
+        return {
+            "do": do,
+            **opened,
+            **more,
+            "inputs": {name: encode_array(array, blobs) for name, array in case.items()},
+        }
+
+    actions = [action("measure", sample, runs=_RUNS, warm_ups=_WARM_UPS), *(action("run", case) for case in inputs)]
+    return pack({"actions": actions}, blobs.parts)
+
+
+def measured(answer: bytes, count: int, size: int) -> ModelCost:
+    """What a run cost, of the answer to `measuring_request` with `count` inputs; `size` is the model's, in bytes.
+
+    NnenvError `verification-failed` if it is no such answer.
+    """
+    first = read_answers(answer, count + 1)[0][0]
+    if "error" in first:
+        raise _unanswered("the model could not be measured", [_error(first)])
+    numbers = [first.get(key) for key in ("min_milliseconds", "min_cpu_milliseconds", "peak_mebibytes")]
+    if not all(isinstance(number, int | float) and number >= 0 for number in numbers):
+        raise _unanswered("the harness' answer is not understood", ["a measure is no number"])
+    wall, cpu, peak = (float(number) for number in numbers if number is not None)
+    return ModelCost(size=size, milliseconds=wall, cpu_milliseconds=cpu, peak_mebibytes=peak)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ran:
+    """What a model answered to `run_request`."""
+
+    outputs: tuple[Mapping[str, Array], ...]
+    """Of each input, by output."""
+    host: HostFacts
+    error: str = ""
+    """Why one of the runs failed; the outputs are none then."""
+
+
+def ran(answer: bytes, count: int, *, skip: int = 0) -> Ran:
+    """The answer to `run_request` of so many inputs, or to a request whose first `skip` actions are no runs.
+
+    NnenvError `verification-failed` if it is none.
+    """
+    answers, host, body = read_answers(answer, count)
+    answers = answers[skip:]
+    error = next((_error(one) for one in answers if "error" in one), "")
+    outputs = () if error else tuple(_outputs(one, body) for one in answers)
+    return Ran(outputs=outputs, host=_host_facts(host), error=error)
 
 
 def reference_check(models: Sequence[ModelReport]) -> Check:

@@ -129,6 +129,8 @@ def _answered(action: Mapping[str, Any], body: memoryview, blobs: Any, sessions:
             return _place(action, body)
         if action.get("do") == "run":
             return _run(action, body, blobs, sessions)
+        if action.get("do") == "measure":
+            return _measure(action, body, sessions)
         raise RefusedError("request", f"there is no action {action.get('do')!r}")
     except RefusedError as refusal:
         return {"error": {"kind": refusal.kind, "message": str(refusal)}}
@@ -167,6 +169,28 @@ def _run(action: Mapping[str, Any], body: memoryview, blobs: Any, sessions: Sess
     except ValueError as error:
         raise RefusedError("unsupported-type", str(error)) from error
     return {**session.facts, **sessions.ports(), "outputs": encoded, "run_milliseconds": milliseconds}
+
+
+def _measure(action: Mapping[str, Any], body: memoryview, sessions: Sessions) -> dict[str, Any]:
+    """What one run costs: the least wall and processor time of several, and the process' peak of resident memory."""
+    import resource
+
+    inputs = _inputs(action, body)
+    session = sessions.open(action)
+    for _ in range(int(action.get("warm_ups", 0))):
+        session.run(inputs)
+    wall, cpu = [], []
+    for _ in range(max(1, int(action.get("runs", 1)))):
+        before = time.process_time()
+        wall.append(session.run(inputs)[1])
+        cpu.append((time.process_time() - before) * 1000.0)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    return {
+        **session.facts,
+        "min_milliseconds": min(wall),
+        "min_cpu_milliseconds": min(cpu),
+        "peak_mebibytes": peak,
+    }
 
 
 # --- load ------------------------------------------------------------------------------------------------------------

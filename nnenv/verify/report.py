@@ -92,6 +92,57 @@ class ModelReport:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ClassReport:
+    """One class of a classification report."""
+
+    label: int
+    precision: float
+    recall: float
+    f1: float
+    support: int
+    """Samples with that label."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCost:
+    """What a model costs where it ran."""
+
+    size: int
+    """Bytes of its files."""
+    milliseconds: float
+    """Least wall time of a run of the least batch."""
+    cpu_milliseconds: float
+    """Least processor time of such a run."""
+    peak_mebibytes: float
+    """Largest resident memory of the process, runtime included."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationReport:
+    """One measure of a model, taken inside the image."""
+
+    model: str
+    number: int
+    """Which of the model's `eval` tables, from 0."""
+    metric: str
+    value: float
+    samples: int
+    baseline: float | None
+    """What the model before adaptation, or the one locked before, measured when this one was locked."""
+    failures: tuple[str, ...]
+    """What it does not reach; empty if it passed."""
+    notes: tuple[str, ...]
+    cost: ModelCost
+    classes: tuple[ClassReport, ...] = ()
+    """Of a classification, by class."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate was met."""
+        return not self.failures
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
     """Everything `nnenv verify` says of one target's image."""
 
@@ -116,6 +167,8 @@ class Report:
     runtime: Mapping[str, str]
     """Versions inside the image: `python`, `numpy`, `onnxruntime`, …"""
     models: tuple[ModelReport, ...]
+    evaluations: tuple[EvaluationReport, ...] | None = None
+    """Measures of quality and cost; None if none were asked for."""
     network: str = "none"
     policy: str = TOLERANCE_POLICY
     nnenv_version: str = ""
@@ -143,7 +196,33 @@ def report_json(report: Report) -> dict[str, Any]:
             "versions": dict(report.runtime),
         },
         "models": [_model(model) for model in report.models],
+        **({} if report.evaluations is None else {"evaluations": [_evaluation(one) for one in report.evaluations]}),
         "extra": dict(report.extra),
+    }
+
+
+def _evaluation(one: EvaluationReport) -> dict[str, Any]:
+    cost = one.cost
+    return {
+        "model": one.model,
+        "number": one.number,
+        "metric": one.metric,
+        "value": one.value,
+        "samples": one.samples,
+        "baseline": one.baseline,
+        "passed": one.passed,
+        "failures": list(one.failures),
+        "notes": list(one.notes),
+        "size": cost.size,
+        "timings": {
+            "min_milliseconds": cost.milliseconds,
+            "min_cpu_milliseconds": cost.cpu_milliseconds,
+            "peak_mebibytes": cost.peak_mebibytes,
+        },
+        "classes": [
+            {"label": row.label, "precision": row.precision, "recall": row.recall, "f1": row.f1, "support": row.support}
+            for row in one.classes
+        ],
     }
 
 

@@ -41,10 +41,13 @@ def _role_name(filename: str, role: str, index: int) -> str:
 
 
 def _settings(store: Store, case: CaseLock) -> CaseSettings:
+    """The case's settings; what a model before adaptation was to answer is no claim about the adapted file."""
     settings = CaseSettings()
     if case.settings is not None:
         with store.open(case.settings) as stream:
             settings = parse_case_toml(stream.read().decode(), f"{case.name}/case.toml")
+    if case.against is not None and settings.model_sha256 == case.against:
+        settings = replace(settings, model_sha256=None)
     if case.tolerance is not None:
         settings = replace(settings, tolerance=dict.fromkeys(LIMITS, case.tolerance))
     return settings

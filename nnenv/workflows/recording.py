@@ -16,7 +16,7 @@ from nnenv.spec.manifest_edit import with_test
 from nnenv.spec.manifest_toml import parse_manifest
 from nnenv.spec.names import MANIFEST_NAME
 from nnenv.verify.cases import CaseKind, CaseSettings, write_case_toml
-from nnenv.verify.evaluate import answer_of
+from nnenv.verify.evaluate import answer_of, ran, run_request
 from nnenv.verify.protocols import Run
 from nnenv.workflows.building import ENVIRONMENT, SELF_TEST, assemble, checked_lock
 from nnenv.workflows.fetching import fetch_locked
@@ -73,7 +73,7 @@ def record_cases(session: Session, options: RecordOptions) -> Recorded:
     artifact = lockfile.by_digest[model.file]
     fetch_locked(session, [artifact], target.os)
     facts = stored_onnx_facts(session, artifact)
-    inputs = _given(session, options.inputs, facts.inputs) if options.inputs else _made_up(facts.inputs, options.count)
+    inputs = _given(session, options.inputs, facts.inputs) if options.inputs else made_up(facts.inputs, options.count)
     maker, documents = assemble(session, lockfile, target)
     with open_runner(session, maker, documents, options.runner) as runner:
         outputs = _run(runner, "/" + model_path(model.name, artifact), model, inputs)
@@ -147,7 +147,7 @@ def _given(session: Session, path: str, wanted: Sequence[TensorInfo]) -> list[di
     return [{name: found[name] for name in names}]
 
 
-def _made_up(wanted: Sequence[TensorInfo], count: int) -> list[dict[str, Array]]:
+def made_up(wanted: Sequence[TensorInfo], count: int) -> list[dict[str, Array]]:
     """Seeded normal floats, integers 0 and 1, false and true; free dimensions have size 1."""
     import numpy as np
 
@@ -171,30 +171,17 @@ def _made_up(wanted: Sequence[TensorInfo], count: int) -> list[dict[str, Array]]
     return cases
 
 
-def _run(runner: Any, path: str, model: ModelLock, inputs: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
+def _run(runner: Any, path: str, model: ModelLock, inputs: Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
     """What the model answers inside the image, without graph optimization and with one thread."""
-    from nnenv.verify.wire import Blobs, WireError, decode_array, encode_array, pack, unpack
-
-    blobs = Blobs()
-    opened = {"model": path, "sha256": model.file, "threads": 1, "optimization": "disable"}
-    actions = [
-        {"do": "run", **opened, "inputs": {name: encode_array(array, blobs) for name, array in case.items()}}
-        for case in inputs
-    ]
-    request = pack({"actions": actions}, blobs.parts)
-    answer = answer_of(runner.run(Run(argv=(*SELF_TEST, "serve-request"), environment=ENVIRONMENT, stdin=request)))
-    try:
-        header, body = unpack(answer)
-        answers = header["answers"]
-        failed = next((item["error"]["message"] for item in answers if "error" in item), "")
-        if not failed:
-            return [{o["name"]: decode_array(o, body) for o in item["outputs"]} for item in answers]
-    except (WireError, KeyError, TypeError) as error:
-        failed = f"the answer is not understood: {error}"
+    request = run_request(path, model.file, inputs, optimization="disable")
+    run = Run(argv=(*SELF_TEST, "serve-request"), environment=ENVIRONMENT, stdin=request)
+    answered = ran(answer_of(runner.run(run)), len(inputs))
+    if not answered.error:
+        return list(answered.outputs)
     raise NnenvError(
         "case-invalid",
         f"model {model.name} does not run on these inputs",
-        because=[str(failed)[:500]],
+        because=[answered.error[:500]],
         fix=["give fitting inputs with --inputs FILE.npz"],
     )
 

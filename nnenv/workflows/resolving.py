@@ -16,14 +16,15 @@ from nnenv.resolve.debian_catalog import DebianCatalog, DebRecord
 from nnenv.resolve.debian_facts import DebianRelease, debian_facts, debian_release
 from nnenv.resolve.debian_soname import package_for_soname
 from nnenv.resolve.hardware_result import from_the_system
-from nnenv.resolve.model_runtime import ModelNeeds
+from nnenv.resolve.model_runtime import ModelNeeds, runtime_objection
 from nnenv.resolve.python import ChosenWheel, PythonPolicy
 from nnenv.resolve.python_target import RUNTIME, PythonTarget
 from nnenv.resolve.sonames import demanded_sonames, providers_of
 from nnenv.spec.artifact import Artifact, Kind, Sha256
 from nnenv.spec.lock_toml import write_lock
 from nnenv.spec.lockfile import Lockfile, ReleaseLock, TargetLock, artifact_order, digests_used
-from nnenv.spec.manifest import Manifest, TargetSpec, meaning
+from nnenv.spec.manifest import ImageSpec, Manifest, Requires, TargetSpec, meaning
+from nnenv.workflows.adapting import Adaptation, adapted, needs_of
 from nnenv.workflows.fetching import fetch_models
 from nnenv.workflows.hardware import HardwareChoice, WheelKnowledge, artifact_of, choose_wheels
 from nnenv.workflows.inputs import Inputs, check_cases, keep_inputs, stored_onnx_facts
@@ -91,21 +92,102 @@ def resolved(
                 draft.targets.append(locking.lock())
             finally:
                 task.finish()
-    used = digests_used(draft.targets, inputs.models, inputs.files)
-    artifacts = {**inputs.artifacts, **draft.artifacts}
+        toolchains = _Toolchains(session, manifest, indexes, policy, pins, forgotten, old, draft)
+        adaptation = adapted(session, manifest, inputs, draft.targets, draft.artifacts, old, toolchains.lock)
+    artifacts = {**inputs.artifacts, **adaptation.artifacts, **draft.artifacts}
+    _insist_on_loading(manifest, draft.targets, inputs, adaptation, session, artifacts)
+    used = digests_used(
+        (*draft.targets, *adaptation.toolchains),
+        inputs.models,
+        inputs.files,
+        adaptation.derivations,
+        adaptation.evaluations,
+    )
     new = Lockfile(
         manifest=meaning(manifest),
         releases=tuple(draft.releases[key] for key in sorted(draft.releases)),
         artifacts=tuple(sorted((artifacts[digest] for digest in used), key=artifact_order)),
         models=tuple(inputs.models),
         targets=tuple(draft.targets),
+        toolchains=adaptation.toolchains,
+        derivations=adaptation.derivations,
+        evaluations=adaptation.evaluations,
         files=tuple(inputs.files),
         notices=(
             *_notices(manifest, newest),
+            *adaptation.notices,
             *(f"{', '.join(targets)}: {sentence}" for sentence, targets in draft.notices.items()),
         ),
     )
     return _keeping_what_stayed(new, old)
+
+
+@dataclass(frozen=True)
+class _Toolchains:
+    """Locks what adaptation runs in, as targets are locked."""
+
+    session: Session
+    manifest: Manifest
+    indexes: PythonIndexes
+    policy: PythonPolicy
+    pins: Lockfile | None
+    forgotten: frozenset[str]
+    old: Lockfile | None
+    draft: _Draft
+
+    def lock(self, name: str, requirements: Sequence[str], system: str) -> TargetLock:
+        """The toolchain of that name; its artifacts are in the draft."""
+        spec = TargetSpec(name=name, platform=f"linux/{BUILD_ARCHITECTURE}", os=system)
+        manifest = replace(
+            self.manifest,
+            models=(),
+            requires=Requires(packages=tuple(requirements)),
+            targets=(spec,),
+            image=ImageSpec(),
+        )
+        task = self.session.progress.start(f"lock {name}")
+        try:
+            return _TargetLocking(
+                session=self.session,
+                manifest=manifest,
+                inputs=Inputs(),
+                spec=spec,
+                indexes=self.indexes,
+                policy=self.policy,
+                pins=_Pins.of(self.pins, name, self.forgotten),
+                old=self.old,
+                draft=self.draft,
+            ).lock()
+        finally:
+            task.finish()
+
+
+def _insist_on_loading(
+    manifest: Manifest,
+    targets: Iterable[TargetLock],
+    inputs: Inputs,
+    adaptation: Adaptation,
+    session: Session,
+    artifacts: Mapping[Sha256, Artifact],
+) -> None:
+    """NnenvError `opset-unsupported` if an adapted model cannot be loaded by the runtime that its target has."""
+    models = {model.name: model for model in inputs.models}
+    for derivation in adaptation.derivations:
+        facts = stored_onnx_facts(session, artifacts[derivation.file])
+        needs = needs_of(models[derivation.model], facts)
+        for target in targets:
+            if target.name not in derivation.targets:
+                continue
+            for wheel in (artifacts[digest] for digest in target.wheels):
+                objection = runtime_objection(wheel.name, wheel.version, [needs])
+                if objection:
+                    raise NnenvError(
+                        "opset-unsupported",
+                        f"the adapted model {derivation.model} cannot be loaded on target {target.name}",
+                        where=manifest.position("models", derivation.model, "adapt"),
+                        because=[f"{wheel.name} {wheel.version} {objection.why}", *objection.evidence],
+                        fix=['add a step "convert-opset" at the end, or allow a newer onnxruntime'],
+                    )
 
 
 def _keeping_what_stayed(new: Lockfile, old: Lockfile | None) -> Lockfile:
@@ -193,10 +275,15 @@ class _TargetLocking:
         wanted = set(self.spec.models or (model.name for model in self.manifest.models))
         needs = []
         for model in self.inputs.models:
-            if model.name in wanted:
+            if model.name in wanted and not self._is_adapted(model.name):
                 facts = stored_onnx_facts(self.session, self.inputs.artifacts[model.file])
                 needs.append(ModelNeeds(name=model.name, opsets=facts.opsets, ir=facts.ir_version))
         return needs
+
+    def _is_adapted(self, model: str) -> bool:
+        """Whether the target gets another file than the model's own, which is known only later."""
+        spec = next(spec for spec in self.manifest.models if spec.name == model)
+        return bool(spec.adapted_for(self.spec.name))
 
     def _place(self, requirement: str) -> str:
         """Where it stands in model.toml; "" for what nnenv itself asks for."""
@@ -258,7 +345,7 @@ class _Pins:
         everywhere is what a user expects)."""
         if old is None:
             return cls(wheels={}, debs={}, tools={})
-        before = old.target(target)
+        before = next((one for one in (*old.targets, *old.toolchains) if one.name == target), None)
         sources = [before] if before else list(old.targets)
 
         def versions(artifacts: Iterable[Artifact]) -> dict[str, str]:

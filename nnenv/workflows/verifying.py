@@ -56,6 +56,8 @@ class VerifyOptions:
     runner: str = "auto"
     frozen: bool = False
     limits: Limits = field(default_factory=Limits)
+    evaluate: bool = False
+    """Whether the models' measures of quality and cost are taken, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +132,10 @@ def _verify(session: Session, lockfile: Lockfile, target: TargetLock, options: V
     )
     with open_runner(session, maker, documents, options.runner) as runner, _told(session, target):
         report = verdicts(image, runner, options.limits)
+        if options.evaluate:
+            from nnenv.workflows.evaluating import evaluated
+
+            report = replace(report, evaluations=evaluated(session, lockfile, target, runner, options.limits))
     path = session.project / REPORTS / f"{target.name}.intoto.json"
     with refusing_writes(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -163,6 +163,7 @@ SAMPLE = Lockfile(
             value=0.97,
             baseline=0.98,
             baseline_file=MODEL.sha256,
+            labels=OUTPUT.sha256,
         ),
     ),
     files=(FileLock(path="app/app.py", sha256=SOURCE.sha256, executable=True),),

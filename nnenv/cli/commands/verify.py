@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from nnenv.cli.arguments import (
@@ -20,11 +21,11 @@ from nnenv.cli.arguments import (
     targets_of,
 )
 from nnenv.cli.output import emit, notice, palette
-from nnenv.cli.render import Palette, counted, short, took
+from nnenv.cli.render import Palette, bytes_text, counted, short, table, took
 from nnenv.errors import NnenvError
 from nnenv.verify.ladder import Status, Verdict
 from nnenv.verify.protocols import Limits
-from nnenv.verify.report import CaseReport, Report, report_json
+from nnenv.verify.report import CaseReport, EvaluationReport, Report, report_json
 from nnenv.workflows.healing import healed
 from nnenv.workflows.session import Session
 from nnenv.workflows.verifying import Verified, VerifyOptions, verify_targets
@@ -52,6 +53,13 @@ def add_arguments(parser: Parser, environment: Mapping[str, str]) -> None:
         "--here", action="store_true",
         help="check the image that this very process runs in, as in a pod with a GPU; needs no project and no engine",
     )  # fmt: skip
+    parser.add_argument(
+        "--eval", action="store_true",
+        help="measure the models on the data of their [[models.NAME.eval]], too; a gate that is not met fails",
+    )  # fmt: skip
+    parser.add_argument(
+        "--report", metavar="FILE", default="", help="with --eval: write one HTML page with tables and plots"
+    )
     parser.add_argument("--memory", type=positive, metavar="GIB", default=4, help="memory limit (default: 4 GiB)")
     parser.add_argument("--timeout", type=seconds, metavar="S", default=600.0, help="time limit (default: 600 s)")
 
@@ -62,10 +70,17 @@ def run(session: Session, arguments: argparse.Namespace) -> int:
         runner=arguments.runner,
         frozen=arguments.frozen,
         limits=Limits(memory_bytes=arguments.memory << 30, seconds=arguments.timeout),
+        evaluate=arguments.eval,
     )
+    if arguments.report and not arguments.eval:
+        raise NnenvError("usage", "--report shows what --eval measures", exit_code=2, fix=["add --eval"])
     results = healed(lambda: _verified(session, arguments, options), notice(arguments))
     required = next(status for status in Status if status.label == arguments.require)
-    ok = all(result.report.status >= required for result in results)
+    ok = all(result.report.status >= required and not unmet(result.report) for result in results)
+    if arguments.report:
+        from nnenv.workflows.reporting import write_page
+
+        write_page(Path(arguments.report), session.lockfile(), [result.report for result in results])
     emit(
         arguments,
         "verify",
@@ -76,6 +91,8 @@ def run(session: Session, arguments: argparse.Namespace) -> int:
         for result in results:
             if result.report.status < required:
                 sys.stderr.write(f"error: {shortfall(result.report, required)}\n")
+            for what in unmet(result.report):
+                sys.stderr.write(f"error: {result.report.target}: {what}\n")
     return 0 if ok else 1
 
 
@@ -89,6 +106,11 @@ def _verified(session: Session, arguments: argparse.Namespace, options: VerifyOp
     from nnenv.workflows.verifying_here import verify_here
 
     return [verify_here(session, options)]
+
+
+def unmet(report: Report) -> list[str]:
+    """What the measures of the report do not reach, a line each."""
+    return [f"{one.model}: {what}" for one in report.evaluations or () for what in one.failures]
 
 
 def shortfall(report: Report, required: Status) -> str:
@@ -114,8 +136,50 @@ def verify_text(results: Sequence[Verified], palette: Palette, seconds: float) -
     """What `nnenv verify` prints: each report, then how many came to which status."""
     text = "\n".join(_report_text(result, palette) for result in results)
     reached = Counter(result.report.status for result in results)
+    measures = [(result.report.target, one) for result in results for one in result.report.evaluations or ()]
+    if measures:
+        text += "\n" + _measures_text(measures, palette) + "\n"
     counts = ", ".join(f"{number} {status.label}" for status, number in sorted(reached.items(), reverse=True))
     return f"{text}{counted(len(results), 'target')}: {counts}, {took(seconds)}\n"
+
+
+def _measures_text(measures: Sequence[tuple[str, EvaluationReport]], palette: Palette) -> str:
+    """A table of the measures, then what they do not reach, and what was not enforced."""
+    rows = [("target", "model", "measure", "value", "of", "size", "min time", "cpu time", "peak", "")]
+    for target, one in measures:
+        cost = one.cost
+        rows.append(
+            (
+                target,
+                one.model,
+                one.metric,
+                f"{one.value:.4f}",
+                "" if one.baseline is None else f"{100 * one.value / one.baseline:.2f} %" if one.baseline else "",
+                bytes_text(cost.size),
+                f"{cost.milliseconds:.2f} ms",
+                f"{cost.cpu_milliseconds:.2f} ms",
+                f"{cost.peak_mebibytes:.0f} MiB",
+                "passed" if one.passed else "failed",
+            )
+        )
+    text = table(rows, right=frozenset(range(3, 9)))
+    for target, one in measures:
+        text += "".join(f"{palette('red', 'not met')}  {target} {one.model}: {what}\n" for what in one.failures)
+        text += "".join(f"note: {target} {one.model}: {what}\n" for what in one.notes)
+    return text + "".join(_factors(measures))
+
+
+def _factors(measures: Sequence[tuple[str, EvaluationReport]]) -> Iterator[str]:
+    """By which factor a model is smaller than the largest of the same name."""
+    largest: dict[str, int] = {}
+    for _, one in measures:
+        largest[one.model] = max(largest.get(one.model, 0), one.cost.size)
+    seen = set()
+    for target, one in measures:
+        factor = largest[one.model] / max(one.cost.size, 1)
+        if factor > 1 and (target, one.model) not in seen:
+            seen.add((target, one.model))
+            yield f"{target} {one.model}: {factor:.2f} times smaller than the largest variant\n"
 
 
 def _report_text(result: Verified, palette: Palette) -> str:

@@ -1,0 +1,1 @@
+"""Derivations: steps that make a model file out of a model file."""
