@@ -24,6 +24,7 @@ CODES: Final[dict[str, str]] = {
     "cudnn-outside-range": "A package is of another cuDNN than the target asks for.",
     "debian-index-invalid": "An index of a Debian archive, or a Debian version or relation, breaks its format.",
     "debian-unsatisfiable": "No set of Debian packages meets the dependencies of the target.",
+    "derivation-differs": "A file that adaptation made cannot be had again as it is locked.",
     "digest-mismatch": "Bytes do not have the sha256 or size that was locked.",
     "disk-full": "The disk refused a write.",
     "driver-too-old": "The driver that the hosts are promised to have does not run what the target needs.",

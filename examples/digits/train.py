@@ -36,6 +36,8 @@ BATCH: Final = 32
 LEARNING_RATE: Final = 1e-3
 """At the start; it falls linearly to zero."""
 HELD_OUT: Final = 0.2
+CALIBRATION: Final = 128
+"""Training images whose ranges quantisation takes for those of all."""
 """Share of each class that training never sees."""
 CASE_SIZES: Final = (1, 4, 16)
 """Images in test_data_set_0, 1, 2: one alone, and two batches, since batching is a place where runtimes differ."""
@@ -372,6 +374,7 @@ def main(arguments: list[str] | None = None) -> None:
             _write(options.output / name, data)
         (options.output / "data").mkdir(parents=True, exist_ok=True)
         np.savez(options.output / "data/held_out.npz", images=held_out.images, labels=held_out.labels)
+        np.savez(options.output / "data/calibration.npz", images=training.images[:CALIBRATION])
     except OSError as error:
         sys.exit(f"error: {error.filename} cannot be written: {error.strerror}")
     right = reference_logits(model, held_out.images).argmax(axis=1) == held_out.labels

@@ -114,7 +114,7 @@ def _saturating(spec: AdaptSpec, target: TargetSpec, where: str) -> NnenvError:
         because=[_SATURATES, f"[targets.{target.name}] promises no cpu-features"],
         fix=[
             'leave out reduce-range and preset, or write weights = "uint8"',
-            f'or promise cpu-features = ["avx512_vnni"] in [targets.{target.name}], if all its hosts have it',
+            f'promise cpu-features = ["avx512_vnni"] in [targets.{target.name}], if all its hosts have it',
         ],
     )
 

@@ -215,7 +215,9 @@ def _target_difference(name: str, old: Lockfile, new: Lockfile) -> TargetDiffere
         name=name,
         old=was,
         new=now,
-        facts=_value_changes(_facts(was), _facts(now)) if was and now else (),
+        facts=_value_changes({**_facts(was), **_adapted(old, was)}, {**_facts(now), **_adapted(new, now)})
+        if was and now
+        else (),
         packages=tuple(_package_changes(_packages(old, was), _packages(new, now))),
         old_size=_bytes(old, was),
         new_size=_bytes(new, now),
@@ -239,6 +241,23 @@ def _facts(target: TargetLock) -> dict[str, Sequence[str]]:
         "omitted": target.omitted,
         "image": [f"sha256:{image.manifest} (recipe {image.recipe})" if image else "not built"],
     }
+
+
+def _adapted(lockfile: Lockfile, target: TargetLock) -> dict[str, Sequence[str]]:
+    """What the target's adapted models were made by, and what its models measured when they were locked."""
+    said: dict[str, Sequence[str]] = {}
+    for one in lockfile.derivations:
+        if target.name not in one.targets:
+            continue
+        tools = lockfile.wheels_of(lockfile.toolchain(one.toolchain))
+        said[f"adapted {one.model}"] = [f"{' + '.join(step.step for step in one.steps)} sha256:{one.file}"]
+        said[f"drift of {one.model}"] = [f"{step.step} {step.drift:.1e}" for step in one.steps]
+        said[f"tools for {one.model}"] = [f"{tool.name} {tool.version}" for tool in tools]
+    for model in lockfile.models_of(target):
+        for measure in lockfile.evaluations:
+            if (measure.model, measure.file) == (model.name, model.file):
+                said[f"measure {measure.number} of {model.name}"] = [f"{measure.value:.6g}"]
+    return said
 
 
 def _packages(lockfile: Lockfile, target: TargetLock | None) -> dict[tuple[int, str], Artifact]:

@@ -449,9 +449,7 @@ def meaning(manifest: Manifest) -> dict[str, object]:
 
 def evaluations_in(echo: Mapping[str, object], model: str) -> tuple[EvalSpec, ...]:
     """The measures of a model as a manifest's meaning has them, in order; none if it knows no such model."""
-    models = echo.get("models", {})
-    table = models.get(model, {}) if isinstance(models, Mapping) else {}
-    listed = table.get("eval", []) if isinstance(table, Mapping) else []
+    listed = _echoed(echo, "models", model).get("eval", [])
     names = {one.name for one in fields(EvalSpec)}
     found = []
     for item in listed:
@@ -461,6 +459,35 @@ def evaluations_in(echo: Mapping[str, object], model: str) -> tuple[EvalSpec, ..
         }
         found.append(EvalSpec(**known))
     return tuple(found)
+
+
+def adaptation_in(echo: Mapping[str, object], model: str, target: str) -> tuple[TargetSpec, tuple[AdaptSpec, ...]]:
+    """(the target as far as adaptation asks, the steps that lead to its model), as a manifest's meaning has them."""
+    place = _echoed(echo, "targets", target)
+    spec = TargetSpec(
+        name=target,
+        platform=place.get("platform", "linux/amd64"),
+        os=place.get("os", "debian:12"),
+        cpu_features=tuple(place.get("cpu-features", ())),
+    )
+    names = {one.name for one in fields(AdaptSpec)}
+    steps = []
+    for item in _echoed(echo, "models", model).get("adapt", []):
+        given: dict[str, Any] = {key.replace("-", "_"): value for key, value in item.items()}
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        if "shapes" in given:
+            given["shapes"] = tuple(sorted(given["shapes"].items()))
+        step = AdaptSpec(**{name: value for name, value in given.items() if name in names})
+        if not step.targets or target in step.targets:
+            steps.append(step)
+    return spec, tuple(steps)
+
+
+def _echoed(echo: Mapping[str, object], table: str, name: str) -> Mapping[str, Any]:
+    """`[table.name]` of a manifest's meaning; empty if it has none."""
+    tables = echo.get(table, {})
+    found = tables.get(name, {}) if isinstance(tables, Mapping) else {}
+    return found if isinstance(found, Mapping) else {}
 
 
 def _without_empty(values: Mapping[str, object]) -> dict[str, object]:

@@ -24,7 +24,7 @@ from nnenv.verify.report import HostFacts
 from nnenv.workflows.fetching import fetch_locked
 from nnenv.workflows.inputs import Inputs
 from nnenv.workflows.session import Session
-from nnenv.workflows.toolchains import Toolchain, digest_of, opened, program
+from nnenv.workflows.toolchains import Toolchain, digest_of, opened, program_digest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-_RECORD: Final = "derivation-1"
+RECORD: Final = "derivation-1"
 """Kind of the store's records: what a step made, and how far that is from its model."""
 LOOSE: Final = 2.0
 """An adapted model may differ from the one before by so many times what was measured when it was made."""
@@ -80,17 +80,19 @@ def adapted(
     targets: Sequence[TargetLock],
     artifacts: Mapping[Sha256, Artifact],
     old: Lockfile | None,
+    forgotten: frozenset[str],
     lock_toolchain: LockToolchain,
 ) -> Adaptation:
     """Every model of every target, adapted and measured as the manifest says.
 
-    `artifacts` are those that are locked so far; `lock_toolchain` adds to them.
+    `artifacts` are those that are locked so far; `lock_toolchain` adds to them. Of the models that are `forgotten` the
+    old lock and the store count as knowing nothing.
     Raises NnenvError `quantisation-saturates` before anything runs; `adaptation-failed` or `adaptation-drift`, naming
     model and step.
     """
     if not any(model.adapt or any(one.at_least for one in model.evaluations) for model in manifest.models):
         return Adaptation()
-    return _Adapting(session, manifest, inputs, targets, artifacts, old, lock_toolchain).adapted()
+    return _Adapting(session, manifest, inputs, targets, artifacts, old, forgotten, lock_toolchain).adapted()
 
 
 class _Adapting:
@@ -104,6 +106,7 @@ class _Adapting:
         targets: Sequence[TargetLock],
         artifacts: Mapping[Sha256, Artifact],
         old: Lockfile | None,
+        forgotten: frozenset[str],
         lock_toolchain: LockToolchain,
     ) -> None:
         self._session = session
@@ -112,6 +115,7 @@ class _Adapting:
         self._targets = targets
         self._artifacts = artifacts
         self._old = old
+        self._forgotten = forgotten
         self._lock_toolchain = lock_toolchain
         self._toolchains: dict[tuple[tuple[str, ...], str], TargetLock] = {}
         self._running: dict[str, Toolchain] = {}
@@ -190,37 +194,54 @@ class _Adapting:
     # Derivations
 
     def _derived(self, chain: _Chain) -> DerivationLock:
-        model, toolchain = chain.model, chain.toolchain
-        before = self._before(model.name)
+        """The derivation that the old lock knows, where all that decides it is the same; else one that is made."""
+        model = chain.model
+        for before in self._before(model.name):
+            if self._keys(chain, before.steps) == [step.key for step in before.steps] and (
+                _asked(before.cases) == _asked(model.cases)
+            ):
+                return self._reused(before)
         steps: list[StepLock] = []
         current = model.file
         for step in chain.steps:
-            key = step.key(current, self._files(model, step.spec), digest_of(toolchain), Sha256(_program_digest()))
-            done = self._known(key, before) or self._done(chain, step, key, current)
+            key = self._key(chain, step, current)
+            done = self._remembered(key, model.name) or self._done(chain, step, key, current)
             steps.append(done)
             current = done.output
-        whole = next(
-            (one for one in before if one.steps == tuple(steps) and _asked(one.cases) == _asked(model.cases)), None
-        )
-        if whole is not None and self._old is not None:
-            used = {whole.file, *(digest for case in whole.cases for digest in _digests(case))}
-            self._made.update({digest: self._old.by_digest[digest] for digest in used - {*self._inputs.artifacts}})
-            return replace(whole, targets=())
         return self._whole(chain, tuple(steps), current)
 
     def _before(self, model: str) -> list[DerivationLock]:
-        return [one for one in self._old.derivations if one.model == model] if self._old else []
+        if self._old is None or model in self._forgotten:
+            return []
+        return [one for one in self._old.derivations if one.model == model]
 
-    def _known(self, key: Sha256, before: Sequence[DerivationLock]) -> StepLock | None:
-        """The step as it was done before, if anybody remembers, and its output can be had if that is needed."""
-        found = next((step for one in before for step in one.steps if step.key == key), None)
-        record = self._session.store.load(_RECORD, key)
-        if found is None and record is not None:
-            said = json.loads(record)
-            found = StepLock(
-                step=said["step"], key=key, output=Sha256(said["output"]), size=said["size"], drift=said["drift"]
-            )
-        return found if found is not None and self._session.store.contains(found.output) else None
+    def _key(self, chain: _Chain, step: Step, model: Sha256) -> Sha256:
+        files = {
+            name: [digest for _, digest in several] for name, several in named_files(chain.model, step.spec).items()
+        }
+        return step.key(model, files, digest_of(chain.toolchain), program_digest())
+
+    def _keys(self, chain: _Chain, steps: Sequence[StepLock]) -> list[Sha256]:
+        """The keys of the chain's steps, if each made what the lock says."""
+        models = [chain.model.file, *(step.output for step in steps)]
+        return [self._key(chain, step, model) for step, model in zip(chain.steps, models, strict=False)]
+
+    def _reused(self, before: DerivationLock) -> DerivationLock:
+        assert self._old is not None
+        used = {before.file, *(digest for case in before.cases for digest in _digests(case))}
+        self._made.update({digest: self._old.by_digest[digest] for digest in used - {*self._inputs.artifacts}})
+        return replace(before, targets=())
+
+    def _remembered(self, key: Sha256, model: str) -> StepLock | None:
+        """The step as the store knows it, with its output; None if it does not, or is not to."""
+        record = None if model in self._forgotten else self._session.store.load(RECORD, key)
+        if record is None:
+            return None
+        said = json.loads(record)
+        output = Sha256(said["output"])
+        if not self._session.store.contains(output):
+            return None
+        return StepLock(step=said["step"], key=key, output=output, size=said["size"], drift=said["drift"])
 
     def _done(self, chain: _Chain, step: Step, key: Sha256, model: Sha256) -> StepLock:
         """The step, done now and found good."""
@@ -228,7 +249,7 @@ class _Adapting:
         task = self._session.progress.start(f"{what} {name} for {chain.target}")
         try:
             toolchain = self._run(chain.toolchain)
-            output, size = toolchain.made(what, step.options, model, self._named_files(chain.model, step.spec))
+            output, size = toolchain.made(what, step.options, model, named_files(chain.model, step.spec))
             drift = self._checked(chain, step, model, output)
         except NnenvError as error:
             raise _told(error, name, chain.target) from None
@@ -236,7 +257,7 @@ class _Adapting:
             task.finish()
         done = StepLock(step=what, key=key, output=output, size=size, drift=drift)
         said = {"step": what, "output": output, "size": size, "drift": drift}
-        self._session.store.save(_RECORD, key, canonical_json(said))
+        self._session.store.save(RECORD, key, canonical_json(said))
         return done
 
     def _checked(self, chain: _Chain, step: Step, before: Sha256, after: Sha256) -> float:
@@ -303,18 +324,11 @@ class _Adapting:
         self, model: ModelLock, lock: CaseLock, bound: CaseUnderTest, outputs: Mapping[str, Array], last: StepLock
     ) -> Iterator[CaseLock]:
         """A strict case of what the adapted model answered, and a loose one of what the model before was to answer."""
-        from nnenv.verify.cases import CaseKind, CaseSettings, write_case_toml
-
-        settings = CaseSettings(
-            kind=CaseKind.SELFTEST,
-            model_sha256=last.output,
-            provenance="recorded by nnenv when the model was adapted; the same inputs as those of the model before",
-        )
         strict = CaseLock(
             name=lock.name,
             inputs=self._tensors(lock.name, "input", bound.case.inputs, last),
             expected=self._tensors(lock.name, "output", outputs, last),
-            settings=self._kept(lock.name, "case.toml", write_case_toml(settings).encode(), last),
+            settings=self._kept(lock.name, "case.toml", _own_settings(last.output), last),
         )
         yield strict
         if set(bound.case.expected) == set(outputs):
@@ -365,19 +379,6 @@ class _Adapting:
         cases = [one.case.inputs for one in self._bound(model) if set(one.case.inputs) == names]
         return [*cases] or [_some(facts)]
 
-    def _files(self, model: ModelLock, step: AdaptSpec) -> dict[str, list[Sha256]]:
-        return {name: [digest for _, digest in several] for name, several in self._named_files(model, step).items()}
-
-    def _named_files(self, model: ModelLock, step: AdaptSpec) -> dict[str, list[tuple[str, Sha256]]]:
-        """(base name, digest) of the step's files, by option."""
-        known = dict(model.data)
-        named = {"calibration": (step.calibration,), "script": (step.script,), "inputs": step.inputs}
-        return {
-            name: [(path.rpartition("/")[2], known[path]) for path in paths]
-            for name, paths in named.items()
-            if any(paths)
-        }
-
     # Evaluations
 
     def _evaluations(self, chains: Sequence[_Chain], derivations: Sequence[DerivationLock]) -> Iterator[EvaluationLock]:
@@ -403,6 +404,7 @@ class _Adapting:
                 known = self._measured(model, number, file)
                 if known is None:
                     toolchain = self._run(chain.toolchain)
+                    fetch_locked(self._session, [{**self._inputs.artifacts, **self._made}[file]], chain.toolchain.os)
                     labels, baseline = measuring.reference(one, toolchain, model.file, adapted=derivation is not None)
                     value = measuring.value(one, toolchain, file, labels)
                     known = EvaluationLock(model=model.name, number=number, file=file, value=value)
@@ -419,7 +421,7 @@ class _Adapting:
     def _measured(self, model: ModelLock, number: int, file: Sha256) -> EvaluationLock | None:
         """What the old lock says of this very measure of this very file."""
         old = self._old
-        if old is None or model.name not in {one.name for one in old.models}:
+        if old is None or model.name in self._forgotten or model.name not in {one.name for one in old.models}:
             return None
         spec = next(spec for spec in self._manifest.models if spec.name == model.name)
         before = evaluations_in(old.manifest, model.name)
@@ -443,19 +445,54 @@ class _Adapting:
         old = self._old.evaluations if self._old else ()
         files = {model.file for model in self._old.models} if self._old else set()
         for before in old:
-            if (before.model, before.number) == (one.model, one.number) and before.file in files:
+            is_other = before.file in files and before.file != one.file
+            if is_other and (before.model, before.number) == (one.model, one.number):
                 return replace(one, baseline=before.value, baseline_file=before.file)
         return one
 
 
+def named_files(model: ModelLock, step: AdaptSpec) -> dict[str, list[tuple[str, Sha256]]]:
+    """(base name, digest) of the files that a step reads, by the option that names them."""
+    known = dict(model.data)
+    named = {"calibration": (step.calibration,), "script": (step.script,), "inputs": step.inputs}
+    return {
+        name: [(path.rpartition("/")[2], known[path]) for path in paths] for name, paths in named.items() if any(paths)
+    }
+
+
+def recorded(
+    session: Session, lockfile: Lockfile, model: ModelLock, derivation: DerivationLock, toolchain: Toolchain
+) -> None:
+    """Put into the store what belongs to a derivation's cases and can be had again: inputs, settings, and answers."""
+    from nnenv.verify.tensors import write_tensor
+    from nnenv.workflows.cases import bound_case
+
+    for case in model.cases:
+        files = [lockfile.by_digest[digest] for digest in _digests(case)]
+        fetch_locked(session, files, lockfile.toolchain(derivation.toolchain).os)
+    bound = [bound_case(session.store, lockfile.by_digest, model, case) for case in model.cases]
+    said = toolchain.answers(derivation.file, [one.case.inputs for one in bound])
+    for one, outputs in zip(bound, said.outputs, strict=False):
+        for tensors in (one.case.inputs, outputs):
+            for name, array in tensors.items():
+                session.store.put(write_tensor(name, array))
+    session.store.put(_own_settings(derivation.file))
+
+
+def _own_settings(file: Sha256) -> bytes:
+    """case.toml of what an adapted model answered when it was made."""
+    from nnenv.verify.cases import CaseKind, CaseSettings, write_case_toml
+
+    settings = CaseSettings(
+        kind=CaseKind.SELFTEST,
+        model_sha256=file,
+        provenance="recorded by nnenv when the model was adapted; the same inputs as those of the model before",
+    )
+    return write_case_toml(settings).encode()
+
+
 def _is_measured(spec: ModelSpec, target: str) -> bool:
     return any(one.at_least and (not one.targets or target in one.targets) for one in spec.evaluations)
-
-
-def _program_digest() -> str:
-    import hashlib
-
-    return hashlib.sha256(program()).hexdigest()
 
 
 def _asked(cases: Sequence[CaseLock]) -> list[tuple[object, ...]]:

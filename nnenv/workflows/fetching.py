@@ -32,6 +32,11 @@ def fetch_artifacts(session: Session, artifacts: Iterable[Artifact], indexes: Py
     models = [artifact for artifact in missing if artifact.origin.startswith(MODEL_ORIGINS)]
     if models:
         fetch_models(session, models, _manifest(session))
+    derived = [artifact for artifact in missing if artifact.origin.startswith("derived:")]
+    if derived:
+        from nnenv.workflows.rederiving import bring_derived
+
+        bring_derived(session, derived)
     downloads = [
         Download(
             sha256=artifact.sha256,
@@ -40,7 +45,7 @@ def fetch_artifacts(session: Session, artifacts: Iterable[Artifact], indexes: Py
             urls=_addresses(session, artifact, indexes, os),
         )
         for artifact in missing
-        if not artifact.origin.startswith(("file:", *MODEL_ORIGINS))
+        if not artifact.origin.startswith(("file:", "derived:", *MODEL_ORIGINS))
     ]
     if not downloads:
         return

@@ -28,6 +28,7 @@ from nnenv.workflows.adapting import Adaptation, adapted, needs_of
 from nnenv.workflows.fetching import fetch_models
 from nnenv.workflows.hardware import HardwareChoice, WheelKnowledge, artifact_of, choose_wheels
 from nnenv.workflows.inputs import Inputs, check_cases, keep_inputs, stored_onnx_facts
+from nnenv.workflows.rederiving import share_derived
 from nnenv.workflows.session import Session
 
 MACHINES: Mapping[str, str] = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
@@ -93,8 +94,9 @@ def resolved(
             finally:
                 task.finish()
         toolchains = _Toolchains(session, manifest, indexes, policy, pins, forgotten, old, draft)
-        adaptation = adapted(session, manifest, inputs, draft.targets, draft.artifacts, old, toolchains.lock)
+        adaptation = adapted(session, manifest, inputs, draft.targets, draft.artifacts, old, forgotten, toolchains.lock)
     artifacts = {**inputs.artifacts, **adaptation.artifacts, **draft.artifacts}
+    share_derived(session, adaptation.artifacts.values())
     _insist_on_loading(manifest, draft.targets, inputs, adaptation, session, artifacts)
     used = digests_used(
         (*draft.targets, *adaptation.toolchains),

@@ -146,6 +146,13 @@ class Session:
         finally:
             indexes.close()
 
+    def shared_cache(self) -> Store | None:
+        """A store that several machines reach, for files that only one of them can make: NNENV_SHARED_CACHE."""
+        from nnenv.adapters.store import Store
+
+        place = self.environment.get("NNENV_SHARED_CACHE", "")
+        return Store(Path(place)) if place else None
+
     def model_hub(self) -> ModelHub:
         """The model hub that the environment names."""
         from nnenv.adapters.model_hub import ModelHub

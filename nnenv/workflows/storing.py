@@ -24,6 +24,7 @@ from nnenv.image.os_root import unpacked_from_json
 from nnenv.spec.artifact import Artifact, Kind
 from nnenv.spec.lock_toml import read_lock
 from nnenv.spec.lockfile import Lockfile, TargetLock
+from nnenv.workflows.adapting import RECORD
 from nnenv.workflows.facts import facts_key
 from nnenv.workflows.fetching import fetch_locked
 from nnenv.workflows.layering import LayerMaker
@@ -173,6 +174,10 @@ def _add(session: Session, lockfile: Lockfile, needs: Needs) -> None:
         needs.objects[artifact.sha256] = KINDS[artifact.kind]
         needs.records.add(record_name("elf-facts", facts_key(artifact.sha256)))
         needs.records.add(record_name("wheel-metadata", artifact.sha256))
+    for derivation in lockfile.derivations:
+        for step in derivation.steps:
+            needs.objects.setdefault(step.output, KINDS[Kind.MODEL])
+            needs.records.add(record_name(RECORD, step.key))
     for target in lockfile.targets:
         _add_target(session, LayerMaker(session, lockfile, target), needs)
 

@@ -75,6 +75,19 @@ def _model_changes(old: Lockfile, new: Lockfile) -> list[str]:
             lines.append(f"model - {name} {before[name].file[:12]}")
         elif before[name].file != after[name].file:
             lines.append(f"model {name} {before[name].file[:12]} -> {after[name].file[:12]}")
+    return [*lines, *_derivation_changes(old, new)]
+
+
+def _derivation_changes(old: Lockfile, new: Lockfile) -> list[str]:
+    """One line per target whose adapted model came, or is another file now."""
+    before, after = (
+        {(one.model, target): one.file for one in lock.derivations for target in one.targets} for lock in (old, new)
+    )
+    lines = []
+    for model, target in sorted(after):
+        was, now = before.get((model, target)), after[(model, target)]
+        if was != now:
+            lines.append(f"{target}: model {model} adapted, {was[:12] + ' -> ' if was else ''}{now[:12]}")
     return lines
 
 

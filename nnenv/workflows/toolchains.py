@@ -43,6 +43,11 @@ def program() -> bytes:
     return (Path(nnenv.adapt.__file__).parent / "steps.py").read_bytes()
 
 
+def program_digest() -> Sha256:
+    """The digest of that program."""
+    return Sha256(hashlib.sha256(program()).hexdigest())
+
+
 def digest_of(toolchain: TargetLock) -> str:
     """One digest over everything that is in a toolchain."""
     parts = [toolchain.platform, toolchain.os, toolchain.python, *toolchain.wheels, *toolchain.debs]

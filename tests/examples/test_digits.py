@@ -87,7 +87,7 @@ def held_out() -> tuple[Array, Array]:
         return arrays["images"], arrays["labels"]
 
 
-def test_the_manifest_parses_and_names_the_three_targets() -> None:
+def test_the_manifest_parses_and_names_the_targets() -> None:
     """model.toml is valid, and its paths lead to the files that are there."""
     manifest = parse_manifest((DIGITS / "model.toml").read_bytes())
     assert (manifest.project.name, manifest.project.version) == ("digits", "1.0.0")
@@ -95,6 +95,8 @@ def test_the_manifest_parses_and_names_the_three_targets() -> None:
         ("cpu", "linux/amd64", "debian:12"),
         ("cpu-arm64", "linux/arm64", "debian:12"),
         ("cpu-debian13", "linux/amd64", "debian:13"),
+        ("cpu-float16", "linux/amd64", "debian:12"),
+        ("cpu-int8", "linux/amd64", "debian:12"),
     ]
     (model,) = manifest.models
     assert (DIGITS / model.source.removeprefix("file:")).is_file()
@@ -182,7 +184,9 @@ def test_a_flipped_sign_fails(layer: str, name: str) -> None:
 
 def test_the_committed_cases_and_data_are_what_train_writes(train: ModuleType) -> None:
     """From model.onnx and the seed alone, train.py gives the committed held-out images and case files again."""
-    _, kept = train.split(train.digits(), train.SEED)
+    training, kept = train.split(train.digits(), train.SEED)
+    with np.load(DIGITS / "data/calibration.npz") as calibration:
+        assert np.array_equal(calibration["images"], training.images[: train.CALIBRATION])
     images, labels = held_out()
     assert np.array_equal(kept.images, images)
     assert np.array_equal(kept.labels, labels)
@@ -256,6 +260,7 @@ def test_two_runs_write_the_same_files(tmp_path: Path) -> None:
         trees.append({path.relative_to(output).as_posix(): path.read_bytes() for path in files})
     assert trees[0] == trees[1]
     assert sorted(trees[0]) == [
+        "data/calibration.npz",
         "data/held_out.npz",
         "model.onnx",
         "tests/digits/case.toml",
