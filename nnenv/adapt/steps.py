@@ -33,9 +33,11 @@ def main() -> int:
     os.dup2(2, 1)
     request = json.load(sys.stdin)
     with tempfile.TemporaryDirectory() as scratch, os.fdopen(answer_to, "wb") as stream:
-        made = Path(scratch) / "made.onnx"
+        # Tools write beside what they read.
+        model, made = Path(scratch) / "model.onnx", Path(scratch) / "made.onnx"
+        model.symlink_to(request["model"])
         try:
-            STEPS[request["step"]](Path(request["model"]), made, request["options"], request["files"])
+            STEPS[request["step"]](model, made, request["options"], request["files"])
             _check(made)
         except StepError as error:
             _answer(stream, {"ok": False, "because": str(error)})

@@ -306,7 +306,7 @@ class _Adapting:
         cases = [
             case
             for lock, one, outputs in zip(model.cases, bound, said.outputs, strict=False)
-            for case in self._cases(model, lock, one, outputs, last)
+            for case in self._cases(model, lock, one, outputs, steps)
         ]
         return DerivationLock(
             model=model.name,
@@ -321,9 +321,15 @@ class _Adapting:
         )
 
     def _cases(
-        self, model: ModelLock, lock: CaseLock, bound: CaseUnderTest, outputs: Mapping[str, Array], last: StepLock
+        self,
+        model: ModelLock,
+        lock: CaseLock,
+        bound: CaseUnderTest,
+        outputs: Mapping[str, Array],
+        steps: Sequence[StepLock],
     ) -> Iterator[CaseLock]:
         """A strict case of what the adapted model answered, and a loose one of what the model before was to answer."""
+        last = steps[-1]
         strict = CaseLock(
             name=lock.name,
             inputs=self._tensors(lock.name, "input", bound.case.inputs, last),
@@ -333,8 +339,14 @@ class _Adapting:
         yield strict
         if set(bound.case.expected) == set(outputs):
             loose = max(LEAST_LOOSE, LOOSE * _drift(bound.case.expected, outputs), lock.tolerance or 0.0)
+            if loose >= 1:
+                # At 1 an output of zeros would pass: such a case proves nothing.
+                done = " and ".join(step.step for step in steps)
+                too_far = f"{model.name}: {done} moves the outputs of {lock.name} so far that"
+                self._notices[f"{too_far} no case of the model before can speak for the adapted one"] = None
+                return
             name = f"{lock.name} before adaptation"
-            yield replace(lock, name=name, tolerance=min(_rounded(loose), 0.99), against=model.file)
+            yield replace(lock, name=name, tolerance=_rounded(loose), against=model.file)
 
     def _tensors(self, case: str, role: str, tensors: Mapping[str, Array], last: StepLock) -> tuple[Sha256, ...]:
         from nnenv.verify.tensors import write_tensor

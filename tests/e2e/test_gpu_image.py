@@ -78,7 +78,9 @@ def make(folder: Path, **variables: str) -> Made:
     folder.mkdir()
     shutil.copytree(EXAMPLE, folder / "project")
     manifest = (folder / "project" / "model.toml").read_text()
-    (folder / "project" / "model.toml").write_text(manifest[: manifest.index("[targets.")] + TARGETS)
+    plain = manifest[: manifest.index("[[models.digits.adapt]]")]
+    requires = manifest[manifest.index("[requires]") : manifest.index("[targets.")]
+    (folder / "project" / "model.toml").write_text(plain + requires + TARGETS)
     environment = {**users_environment(), **variables}
     user = User(project=folder / "project", store=folder / "store", environment=environment)
     user.must("lock", timeout=900)
