@@ -266,7 +266,7 @@ CASES = (
     ("nnenv test ", ["record"]),
     ("nnenv store g", ["gc"]),
     ("nnenv test record ", ["digits"]),
-    ("nnenv verify --r", ["--require", "--runner"]),
+    ("nnenv verify --r", ["--report", "--require", "--runner"]),
     ("nnenv verify --runner ", ["auto", "docker", "sandbox"]),
     ("nnenv verify --runner=s", ["sandbox"]),
     ("nnenv verify -t c", ["cpu", "cpu-arm64"]),

@@ -12,7 +12,7 @@ from nnenv.workflows.layering import HARNESS_FILES, harness_files
 
 HARNESS = {
     1: "d8891c8e0c1018cf6269ce4685bc3ea31f870de3942d49744ed0ee8388ac39eb",
-    2: "03f20f2fc1739929bd348cee4a8f293a11bfbbbe5389ab1ee05ea61c698ba07e",
+    2: "c8a9fe0527c6cb95e8ff30a06d47a0dc10cf743a9a9734a3075ee799d0469f70",
 }
 """Recipe -> digest of the harness that its images hold."""
 
