@@ -259,6 +259,30 @@ def open_inside(root: Path, relative: str) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def open_beside(root: Path, relative: str, location: str) -> BinaryIO:
+    """The file at `location` from the folder of `relative`, itself a file below `root`; the caller closes it.
+
+    Stricter than `open_inside`: no part of `location` may be a link, and the file may have no second name, because what
+    names it is a downloaded file and not the user. Raises NnenvError as `open_inside`.
+    """
+    steps = _steps_inside(root, relative)[:-1] + tuple(location.split("/"))
+    if any(step in {"", ".", ".."} or "\0" in step for step in steps):
+        raise _escapes(location, "it holds `..`, an empty part or a NUL byte")
+    try:
+        descriptor = _open_steps(root, steps)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENOTDIR}:
+            raise _escapes(location, "it is a symbolic link, or behind one") from error
+        raise _unreadable(location, error.strerror or str(error)) from error
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
+        os.close(descriptor)
+        if stat.S_ISREG(facts.st_mode):
+            raise _escapes(location, "it is a hard link: the file has another name somewhere")
+        raise _unreadable(location, "not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
 def _steps_inside(root: Path, relative: str) -> tuple[str, ...]:
     """The components of `relative` below `root` after following symlinks."""
     if "\0" in relative or Path(relative).is_absolute():

@@ -165,7 +165,7 @@ def _identity(plan: LayerPlan, lockfile: Lockfile, target: TargetLock) -> str:
             image = lockfile.manifest.get("image")
             parts.append(str(image.get("user")) if isinstance(image, Mapping) else "")
         case LayerKind.MODEL:
-            parts.append(plan.path)
+            parts += plan.paths
         case LayerKind.FILES:
             parts += [f"{file.path} {file.sha256} {file.executable}" for file in lockfile.files]
         case LayerKind.NNENV:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from nnenv.spec.artifact import Artifact, Sha256
-from nnenv.spec.lockfile import Lockfile, TargetLock
+from nnenv.spec.lockfile import Lockfile, ModelLock, TargetLock
 
 RECIPE: Final = 2
 """Version of the rules that turn a lock into bytes: changes whenever any byte of any image would."""
@@ -55,8 +55,8 @@ class LayerPlan:
     """Names the layer in the manifest's annotations and in messages."""
     artifacts: tuple[Artifact, ...] = ()
     """What goes in, in order."""
-    path: str = ""
-    """Of a model: where its file lies in the image, without the leading slash."""
+    paths: tuple[str, ...] = ()
+    """Of a model: where each of its files lies in the image, without the leading slash."""
 
 
 def plan_layers(lockfile: Lockfile, target: TargetLock) -> tuple[LayerPlan, ...]:
@@ -75,8 +75,8 @@ def plan_layers(lockfile: Lockfile, target: TargetLock) -> tuple[LayerPlan, ...]
             LayerPlan(
                 kind=LayerKind.MODEL,
                 title=f"model {model.name} {model.version}",
-                artifacts=(lockfile.by_digest[model.file],),
-                path=model_path(model.name, lockfile.by_digest[model.file]),
+                artifacts=(lockfile.by_digest[model.file], *(lockfile.by_digest[digest] for _, digest in model.files)),
+                paths=tuple(model_files(lockfile, model)),
             )
         )
     if lockfile.files:
@@ -102,6 +102,12 @@ def _wheel_layers(wheels: tuple[Artifact, ...], models: int) -> list[LayerPlan]:
 def model_path(name: str, artifact: Artifact) -> str:
     """Where a model's file lies in the image, without the leading slash."""
     return f"{MODELS_PREFIX}/{name}/{artifact.filename}"
+
+
+def model_files(lockfile: Lockfile, model: ModelLock) -> dict[str, Sha256]:
+    """Path in the image, without the leading slash -> digest of each of the model's files, the main one first."""
+    main = model_path(model.name, lockfile.by_digest[model.file])
+    return {main: model.file, **{f"{MODELS_PREFIX}/{model.name}/{path}": digest for path, digest in model.files}}
 
 
 def site_packages(python: str) -> str:

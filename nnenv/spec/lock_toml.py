@@ -186,6 +186,7 @@ def _model_values(model: ModelLock) -> dict[str, object]:
         revision=model.revision,
         licence=model.licence,
         opsets=model.opsets,
+        files=[list(pair) for pair in model.files],
         data=[list(pair) for pair in model.data],
         cases=_cases_values(model.cases),
     )
@@ -393,8 +394,18 @@ def _model(item: _Reader) -> ModelLock:
         licence=item.text("licence"),
         opsets=item.texts("opsets"),
         cases=tuple(_case(case) for case in item.tables("cases")),
-        data=tuple((path, sha256_of(digest)) for path, digest in item.pairs("data")),
+        files=_paths(item, "files"),
+        data=_paths(item, "data"),
     )
+
+
+def _paths(item: _Reader, key: str) -> tuple[tuple[str, Sha256], ...]:
+    found = []
+    for path, digest in item.pairs(key):
+        if path.startswith("/") or not {"", ".", ".."}.isdisjoint(path.split("/")) or "\0" in path:
+            raise ValueError(f"{item.place}.{key} holds a path that leaves its directory")
+        found.append((path, sha256_of(digest)))
+    return tuple(found)
 
 
 def _derivation(item: _Reader) -> DerivationLock:

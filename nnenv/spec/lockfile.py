@@ -77,6 +77,8 @@ class ModelLock:
     """As its source states it; empty if it does not."""
     opsets: tuple[str, ...] = ()
     """`domain:version` of each operator set the model imports, `ai.onnx` for the default domain."""
+    files: tuple[tuple[str, Sha256], ...] = ()
+    """(path from the model file's directory, artifact) of each further file that holds its weights, by path."""
     data: tuple[tuple[str, Sha256], ...] = ()
     """(path in the project, artifact) of each file that adaptation and evaluation read, by path."""
     cases: tuple[CaseLock, ...] = ()
@@ -313,7 +315,7 @@ class Lockfile:
 
     def _adapted(self, model: ModelLock, target: TargetLock) -> ModelLock:
         one = self.derivation(model.name, target.name)
-        return model if one is None else replace(model, file=one.file, opsets=one.opsets, cases=one.cases)
+        return model if one is None else replace(model, file=one.file, files=(), opsets=one.opsets, cases=one.cases)
 
     def artifacts_of(self, target: TargetLock) -> tuple[Artifact, ...]:
         """Every file that building and verifying the target needs; evaluation needs its data besides."""
@@ -360,7 +362,7 @@ def digests_used(
     cases: list[CaseLock] = []
     for model in models:
         used.add(model.file)
-        used.update(digest for _, digest in model.data)
+        used.update(digest for _, digest in (*model.files, *model.data))
         cases += model.cases
     for derivation in derivations:
         used.add(derivation.file)

@@ -49,6 +49,8 @@ class ModelUnderTest:
     """Absolute, inside the image."""
     sha256: Sha256
     """As locked."""
+    beside: Mapping[str, Sha256] = field(default_factory=dict)
+    """Absolute path inside the image -> digest of each further file of the model."""
     cases: tuple[CaseUnderTest, ...] = ()
 
 
@@ -96,6 +98,7 @@ def requests_for(
         opened = {
             "model": model.path,
             "sha256": model.sha256,
+            "beside": dict(model.beside),
             "threads": threads,
             "optimization": optimization,
             **session,

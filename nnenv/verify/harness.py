@@ -379,7 +379,7 @@ class Sessions:
         asked = Asked.of(action)
         if self._last is None or asked.key != self._key:
             self._last = None  # frees the old model before the new one is loaded
-            self._last, self._key = _opened(asked, action.get("sha256")), asked.key
+            self._last, self._key = _opened(asked, action.get("sha256"), action.get("beside", {})), asked.key
         return self._last
 
     def ports(self) -> dict[str, Any]:
@@ -388,14 +388,18 @@ class Sessions:
         return {"model_inputs": self._last.inputs, "model_outputs": self._last.outputs}
 
 
-def _opened(asked: Asked, expected: str | None) -> Session:
+def _opened(asked: Asked, expected: str | None, beside: Mapping[str, str]) -> Session:
+    """The model, after its file and those `beside` it (path -> sha256) were found to be the locked ones."""
     path = asked.path
-    try:
-        sha256 = _file_sha256(path)
-    except OSError as error:
-        raise RefusedError("model-missing", f"{path}: {error.strerror}") from error
-    if expected is not None and sha256 != expected:
-        raise RefusedError("digest-mismatch", f"{path} has sha256 {sha256}, locked is {expected}")
+    sha256 = ""
+    for one, locked in ((path, expected), *beside.items()):
+        try:
+            found = _file_sha256(one)
+        except OSError as error:
+            raise RefusedError("model-missing", f"{one}: {error.strerror}") from error
+        if locked is not None and found != locked:
+            raise RefusedError("digest-mismatch", f"{one} has sha256 {found}, locked is {locked}")
+        sha256 = sha256 or found
     started = time.perf_counter()
     session = _session(asked)
     return Session(path, sha256, session, _milliseconds_since(started))
@@ -511,7 +515,11 @@ def selftest(directory: Path) -> dict[str, Any]:
 
 
 def _tested_model(model: Mapping[str, Any], directory: Path, sessions: Sessions) -> dict[str, Any]:
-    action = {"model": str(directory / model["path"]), "sha256": model["sha256"]}
+    action = {
+        "model": str(directory / model["path"]),
+        "sha256": model["sha256"],
+        "beside": model.get("beside", {}),
+    }
     result: dict[str, Any] = {"name": model["name"], "sha256": model["sha256"], "passed": False, "cases": []}
     try:
         session = sessions.open(action)

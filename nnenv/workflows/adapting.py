@@ -151,6 +151,9 @@ class _Adapting:
             models = [spec for spec in self._manifest.models if spec.name in target.models]
             steps = {spec.name: spec.adapted_for(target.name) for spec in models}
             wanted = [spec for spec in models if steps[spec.name] or _is_measured(spec, target.name)]
+            for spec in wanted:
+                if steps[spec.name] and locked[spec.name].files:
+                    raise _several_files(spec.name, self._place(spec, steps[spec.name][0]))
             if not wanted:
                 continue
             decisions = {
@@ -402,7 +405,7 @@ class _Adapting:
         files = {(one.model, target): one for one in derivations for target in one.targets}
         for chain in chains:
             spec, model = specs[chain.model.name], chain.model
-            measuring = Measuring(self._session.store, dict(model.data), self._facts(model.file))
+            measuring = Measuring(self._session.store, model, self._facts(model.file))
             derivation = files.get((model.name, chain.target))
             file = derivation.file if derivation else model.file
             for number, one in enumerate(spec.evaluations):
@@ -461,6 +464,16 @@ class _Adapting:
             if is_other and (before.model, before.number) == (one.model, one.number):
                 return replace(one, baseline=before.value, baseline_file=before.file)
         return one
+
+
+def _several_files(model: str, where: str) -> NnenvError:
+    return NnenvError(
+        "adaptation-failed",
+        f"model {model} has its weights in further files, and cannot be adapted",
+        where=where,
+        because=["steps read and write single files"],
+        fix=["save the model as one file of less than 2 GiB"],
+    )
 
 
 def named_files(model: ModelLock, step: AdaptSpec) -> dict[str, list[tuple[str, Sha256]]]:

@@ -108,9 +108,10 @@ class EvaluationData:
 class Measuring:
     """Measures files of one model in a toolchain."""
 
-    def __init__(self, store: Store, data: Mapping[str, Sha256], facts: OnnxFacts) -> None:
+    def __init__(self, store: Store, model: ModelLock, facts: OnnxFacts) -> None:
         self._store = store
-        self._data = data
+        self._data = dict(model.data)
+        self._beside = {model.file: model.files}
         self._facts = facts
         self._parents: dict[tuple[str, str, str], tuple[Array | None, float]] = {}
 
@@ -123,7 +124,7 @@ class Measuring:
         key = (one.metric, one.data, one.output)
         if key not in self._parents:
             data = EvaluationData.read(self._store, self._data[one.data], one, self._facts)
-            output = data.joined(_answered(toolchain.answers(parent, data.batches()), one), one)
+            output = self._output(one, toolchain, parent, data)
             if one.metric == "agreement":
                 self._parents[key] = _fitting(one, lambda: classes(output)), 1.0
             else:
@@ -133,8 +134,12 @@ class Measuring:
     def value(self, one: EvalSpec, toolchain: Toolchain, file: Sha256, labels: Array | None) -> float:
         """What a file measures."""
         data = EvaluationData.read(self._store, self._data[one.data], one, self._facts)
-        output = data.joined(_answered(toolchain.answers(file, data.batches()), one), one)
+        output = self._output(one, toolchain, file, data)
         return _value(one, output, data.labels if labels is None else labels)
+
+    def _output(self, one: EvalSpec, toolchain: Toolchain, file: Sha256, data: EvaluationData) -> Array:
+        said = toolchain.answers(file, data.batches(), self._beside.get(file, ()))
+        return data.joined(_answered(said, one), one)
 
     @staticmethod
     def encoded(labels: Array) -> bytes:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import BinaryIO, Final
 
-from nnenv.adapters.files import open_inside
+from nnenv.adapters.files import open_beside, open_inside
 from nnenv.errors import NnenvError
-from nnenv.formats.onnx_model import OnnxFacts, read_onnx
+from nnenv.formats.onnx_model import OnnxFacts, check_external, read_onnx, unsafe_location
 from nnenv.spec.artifact import Artifact, Kind, Sha256
 from nnenv.spec.lockfile import CaseLock, FileLock, Lockfile, ModelLock
 from nnenv.spec.manifest import CaseSpec, Manifest, ModelSpec, meaning
@@ -135,6 +136,14 @@ def _from_elsewhere(
     found = find_model(session, spec, manifest)
     inputs.artifacts[found.artifact.sha256] = found.artifact
     facts = stored_onnx_facts(session, found.artifact)
+    if facts.external:
+        raise NnenvError(
+            "model-invalid",
+            f"{found.artifact.filename} has weights in other files, which only a source `file:` can have",
+            where=f"models.{spec.name}.source",
+            because=[f"it names {', '.join(facts.files)[:300]}"],
+            fix=["save it as one file, or keep the files in the project"],
+        )
     return ModelLock(
         name=spec.name,
         version=spec.version,
@@ -185,10 +194,37 @@ def _model(session: Session, spec: ModelSpec, inputs: Inputs) -> ModelLock:
         version=spec.version,
         format=spec.format or "onnx",
         file=artifact.sha256,
+        files=tuple(_further_files(session, spec, facts, inputs)),
         opsets=tuple(f"{domain}:{version}" for domain, version in facts.opsets),
         cases=tuple(_all_cases(session, spec, inputs)),
         data=_data(session, spec, inputs),
     )
+
+
+def _further_files(session: Session, spec: ModelSpec, facts: OnnxFacts, inputs: Inputs) -> Iterator[tuple[str, Sha256]]:
+    """(location, digest) of the files beside a model file that hold its weights, after every rule about them."""
+    for location in facts.files:
+        if unsafe_location(location):
+            check_external(facts, {}, spec.path)
+    folder = PurePosixPath(spec.path).parent
+    found: list[tuple[str, Artifact]] = []
+    for location in facts.files:
+        path = (folder / location).as_posix()
+        opening = partial(open_beside, session.project, spec.path, location)
+        try:
+            artifact = _artifact(session, path, Kind.MODEL, spec.name, spec.version, inputs, opening)
+        except NnenvError as error:
+            raise NnenvError(
+                "model-invalid",
+                f"{spec.path} has weights in another file, which cannot be taken",
+                where=path,
+                because=[f"location {location!r}: {text}" for text in error.because or [error.what]],
+                fix=["put a plain file there, or save the model as one file"],
+            ) from None
+        found.append((location, artifact))
+    check_external(facts, {location: artifact.size for location, artifact in found}, spec.path)
+    for location, artifact in found:
+        yield location, artifact.sha256
 
 
 def _data(session: Session, spec: ModelSpec, inputs: Inputs) -> tuple[tuple[str, Sha256], ...]:
@@ -306,8 +342,16 @@ def _regular_files(session: Session, folder: Path, inputs: Inputs) -> Iterator[P
             yield path
 
 
-def _artifact(session: Session, path: str, kind: Kind, name: str, version: str, inputs: Inputs) -> Artifact:
-    sha256, size, inputs.seen[path] = _digest(session, path)
+def _artifact(
+    session: Session,
+    path: str,
+    kind: Kind,
+    name: str,
+    version: str,
+    inputs: Inputs,
+    opening: Callable[[], BinaryIO] | None = None,
+) -> Artifact:
+    sha256, size, inputs.seen[path] = _digest(session, opening or partial(open_inside, session.project, path))
     artifact = Artifact(
         kind=kind,
         name=name,
@@ -323,9 +367,9 @@ def _artifact(session: Session, path: str, kind: Kind, name: str, version: str, 
     return artifact
 
 
-def _digest(session: Session, path: str) -> tuple[Sha256, int, Stamp]:
+def _digest(session: Session, opening: Callable[[], BinaryIO]) -> tuple[Sha256, int, Stamp]:
     """(sha256, size, stamp) of a project file; a large model that did not change is known by its stamp."""
-    with open_inside(session.project, path) as stream:
+    with opening() as stream:
         facts = os.fstat(stream.fileno())
         stamp = stamp_of(facts)
         key = hashlib.sha256(":".join(map(str, stamp)).encode()).hexdigest()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from nnenv.formats.oci import canonical_json
 from nnenv.image.accelerator import LINKER_CONFIGURATION, linked_libraries, linker_configuration
 from nnenv.image.layers import Layer, layer_from_json, layer_to_json, plain_layer, read_layer_tar, spliced_layer
-from nnenv.image.plan import RECIPE, SHARE, LayerKind, LayerPlan, model_path, plan_layers, wants_bytecode
+from nnenv.image.plan import RECIPE, SHARE, LayerKind, LayerPlan, model_files, model_path, plan_layers, wants_bytecode
 from nnenv.image.tree import Entry, Slice, compose, meanings
 from nnenv.image.trim import CudaLibrary, Trim, matches_any, unused_libraries
 from nnenv.spec.artifact import Artifact
@@ -238,7 +238,7 @@ class LayerMaker:
             case LayerKind.INTERPRETER_BYTECODE | LayerKind.WHEEL_BYTECODE:
                 more = [self.target.python, *(deb.sha256 for deb in self._interpreter_debs())]
             case LayerKind.MODEL:
-                more = plan.path
+                more = plan.paths[0] if len(plan.paths) == 1 else list(plan.paths)
             case LayerKind.FILES:
                 more = [[file.path, file.sha256, file.executable] for file in self.lockfile.files]
             case LayerKind.NNENV:
@@ -296,9 +296,16 @@ class LayerMaker:
         return self._os().state(self.target.os, User(name="nnenv", uid=uid, gid=gid))
 
     def _model(self, plan: LayerPlan) -> tuple[Entry, ...]:
-        (artifact,) = plan.artifacts
-        content = Slice(sha256=artifact.sha256, offset=0, length=artifact.size)
-        return compose([Entry(path=plan.path, kind="file", mode=0o644, content=content, owner=plan.title)])
+        return compose(
+            Entry(
+                path=path,
+                kind="file",
+                mode=0o644,
+                content=Slice(sha256=artifact.sha256, offset=0, length=artifact.size),
+                owner=plan.title,
+            )
+            for path, artifact in zip(plan.paths, plan.artifacts, strict=True)
+        )
 
     def _files(self) -> tuple[Entry, ...]:
         sizes = {artifact.sha256: artifact.size for artifact in self.lockfile.artifacts}
@@ -337,8 +344,14 @@ class LayerMaker:
             "name": model.name,
             "path": "/" + model_path(model.name, self.lockfile.by_digest[model.file]),
             "sha256": model.file,
+            **({"beside": beside} if (beside := self._beside(model)) else {}),
             "cases": [self._case(model, number, case, texts) for number, case in enumerate(model.cases)],
         }
+
+    def _beside(self, model: ModelLock) -> dict[str, str]:
+        """Absolute path -> digest of the model's further files."""
+        _, *others = model_files(self.lockfile, model).items()
+        return {f"/{path}": digest for path, digest in others}
 
     def _case(self, model: ModelLock, number: int, lock: CaseLock, texts: dict[str, bytes]) -> dict[str, object]:
         from nnenv.verify.tensors import write_tensor

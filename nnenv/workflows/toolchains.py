@@ -127,8 +127,18 @@ class Toolchain:
             raise _failed(step, ["the model that it wrote did not arrive whole"])
         return sha256, size
 
-    def answers(self, model: Sha256, inputs: Sequence[Mapping[str, Array]]) -> Ran:
-        """What a model of the store answers to each of the inputs, optimised as images run it."""
+    def answers(
+        self, model: Sha256, inputs: Sequence[Mapping[str, Array]], beside: Sequence[tuple[str, Sha256]] = ()
+    ) -> Ran:
+        """What a model of the store answers to each of the inputs, optimised as images run it.
+
+        `beside` are its further files: (path from its directory, digest).
+        """
+        from nnenv.adapters.sandbox import place_files
+
+        for path, digest in beside:
+            place = f"{_PLACE}/files/{model}/{path}"
+            place_files(self.runner.root, {place: self.session.store.path(digest)})
         request = run_request(self._placed(model, "model.onnx"), model, inputs)
         run = Run(argv=(*SELF_TEST, "serve-request"), environment=_ENVIRONMENT, stdin=request, limits=_LIMITS)
         return ran(answer_of(self.runner.run(run)), len(inputs))

@@ -13,9 +13,9 @@ from nnenv.adapters.files import refusing_writes, write_atomically
 from nnenv.errors import NnenvError
 from nnenv.formats.oci import document_digest
 from nnenv.image.archive import ImageDocuments
-from nnenv.image.plan import model_path, plan_layers, site_packages
+from nnenv.image.plan import model_files, model_path, plan_layers, site_packages
 from nnenv.spec.artifact import Sha256
-from nnenv.spec.lockfile import Lockfile, TargetLock
+from nnenv.spec.lockfile import Lockfile, ModelLock, TargetLock
 from nnenv.verify.closure import NOT_ACCELERATED, ClosureReport, ImageElf, check_closure
 from nnenv.verify.evaluate import (
     Evaluation,
@@ -248,10 +248,18 @@ def models_under_test(session: Session, lockfile: Lockfile, target: TargetLock) 
             name=model.name,
             path="/" + model_path(model.name, lockfile.by_digest[model.file]),
             sha256=model.file,
+            beside={
+                f"/{path}": digest for path, digest in model_files(lockfile, model).items() if digest != model.file
+            },
             cases=tuple(bound_case(session.store, lockfile.by_digest, model, case) for case in model.cases),
         )
         for model in lockfile.models_of(target)
     )
+
+
+def _beside(lockfile: Lockfile, model: ModelLock) -> dict[str, Sha256]:
+    _, *others = model_files(lockfile, model).items()
+    return {f"/{path}": digest for path, digest in others}
 
 
 @contextmanager

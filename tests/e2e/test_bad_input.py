@@ -127,7 +127,7 @@ WRONG = {
     "empty model": Wrong(says=("model.onnx", "ONNX"), spoil=model(b"")),
     "text as model": Wrong(says=("model.onnx", "ONNX"), spoil=model(b"this is not a model\n" * 50)),
     "truncated model": Wrong(says=("model.onnx", "ONNX"), spoil=model(tanh_model(toy_weights())[:-30])),
-    "external data": Wrong(says=("model.onnx", "external data"), spoil=external_data),
+    "external data": Wrong(says=("model.onnx", "it holds .."), spoil=external_data),
     "missing case folder": Wrong(says=("tests/other",), spoil=manifest(TOY.replace("tests/toy", "tests/other"))),
     "case folder outside": Wrong(says=("../toy",), spoil=manifest(TOY.replace("tests/toy", "../toy"))),
     "no case in the folder": Wrong(says=("tests",), spoil=manifest(TOY.replace("tests/toy", "tests"))),

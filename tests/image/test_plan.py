@@ -132,5 +132,5 @@ def test_models_of_equal_bytes_have_a_place_each() -> None:
     twin = replace(lockfile.models[0], name="twin")
     target = replace(target, models=(*target.models, "twin"))
     lockfile = replace(lockfile, models=(*lockfile.models, twin), targets=(target,))
-    paths = [layer.path for layer in plan_layers(lockfile, target) if layer.kind is LayerKind.MODEL]
+    paths = [layer.paths[0] for layer in plan_layers(lockfile, target) if layer.kind is LayerKind.MODEL]
     assert paths == ["opt/nnenv/models/model-0/model-0.file", "opt/nnenv/models/twin/model-0.file"]

@@ -12,7 +12,7 @@ from nnenv.workflows.layering import HARNESS_FILES, harness_files
 
 HARNESS = {
     1: "d8891c8e0c1018cf6269ce4685bc3ea31f870de3942d49744ed0ee8388ac39eb",
-    2: "c8a9fe0527c6cb95e8ff30a06d47a0dc10cf743a9a9734a3075ee799d0469f70",
+    2: "0f9dc357b28bc5ab80dea6e1b5a22ac44a3377377621b6df2bb421d25ca9b286",
 }
 """Recipe -> digest of the harness that its images hold."""
 

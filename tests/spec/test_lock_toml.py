@@ -76,6 +76,7 @@ TOOL = artifact(
 )
 MODEL = artifact(Kind.MODEL, "digits", "1.0", "digits.onnx")
 ADAPTED = artifact(Kind.MODEL, "digits", "1.0", "adapted.onnx")
+WEIGHTS = artifact(Kind.MODEL, "digits", "1.0", "weights.bin")
 DATA = artifact(Kind.CASE, "data/held_out.npz", "", "held_out.npz")
 INPUT = artifact(Kind.CASE, "tests/digits", "", "input_0.pb")
 OUTPUT = artifact(Kind.CASE, "tests/digits", "", "output_0.pb")
@@ -138,6 +139,7 @@ SAMPLE = Lockfile(
             licence="mit",
             opsets=("ai.onnx:17",),
             cases=(CASE,),
+            files=(("weights.bin", WEIGHTS.sha256),),
             data=(("data/held_out.npz", DATA.sha256),),
         ),
     ),
@@ -167,7 +169,7 @@ SAMPLE = Lockfile(
         ),
     ),
     files=(FileLock(path="app/app.py", sha256=SOURCE.sha256, executable=True),),
-    artifacts=(LIBC, TOOL, NUMPY, RUNTIME, MODEL, ADAPTED, DATA, INPUT, OUTPUT, SETTINGS, SOURCE),
+    artifacts=(LIBC, TOOL, NUMPY, RUNTIME, MODEL, WEIGHTS, ADAPTED, DATA, INPUT, OUTPUT, SETTINGS, SOURCE),
 )
 """A lock that has every key."""
 
@@ -208,7 +210,7 @@ def test_an_empty_lock_comes_back() -> None:
 
 def test_the_bytes_never_change() -> None:
     """Format 1 has these bytes for ever: committed locks must stay what nnenv writes."""
-    assert hashlib.sha256(BYTES).hexdigest() == "7dbb8379b5dcc950e99e01178dfc5f0e1fbcc740e4716cae319e074af7193132"
+    assert hashlib.sha256(BYTES).hexdigest() == "d7e20851fb34748ddf62b40fc178de83a12e3ccf6afd05b2ea930158a8fc5bf8"
     as_before = dataclasses.replace(
         SAMPLE,
         targets=tuple(dataclasses.replace(target, gpu=None) for target in SAMPLE.targets),
