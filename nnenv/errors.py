@@ -50,6 +50,7 @@ CODES: Final[dict[str, str]] = {
     "manifest-missing": "There is no model.toml.",
     "metadata-mismatch": "A wheel's metadata differs from what was locked.",
     "model-invalid": "A model file cannot be read or uses a forbidden construct.",
+    "model-pickle": "A model file is or holds a pickle, and loading it would run code.",
     "model-unreachable": "A model file cannot be had from any of its places.",
     "name-unknown": "A name is asked for that model.lock does not hold.",
     "offline": "The command needs something that is not in the store, and --offline forbids fetching.",

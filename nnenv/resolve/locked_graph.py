@@ -13,7 +13,7 @@ from nnenv.resolve.debian_facts import DebianRelease, debian_release
 from nnenv.resolve.dependency_graph import DependencyGraph, Edge, Node, NodeKind
 from nnenv.resolve.locked_debs import LockedDebs
 from nnenv.resolve.locked_wheels import LockedWheels, library_edge, library_edges, wheel_edges
-from nnenv.resolve.python_target import RUNTIME, PythonTarget
+from nnenv.resolve.python_target import RUNTIMES, PythonTarget
 from nnenv.spec.artifact import Artifact
 from nnenv.spec.lockfile import Lockfile, TargetLock
 
@@ -81,7 +81,7 @@ def _models(lockfile: Lockfile, target: TargetLock, wheels: LockedWheels) -> Ite
         node, key = Node(kind=NodeKind.MODEL, name=model.name), f"models.{model.name}"
         source = _text(lockfile, "models", model.name, "source")
         yield Edge(asker=_key(key), answer=node, requirement=source or lockfile.by_digest[model.file].origin)
-        for name in RUNTIME:
+        for name in ("numpy", *RUNTIMES.get(model.format, ()), "tensorflow-cpu"):
             edge = wheels.edge(node, name)
             if edge is not None:
                 yield Edge(asker=node, answer=edge.answer, requirement=name, because="runs the inference test")

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-RUNTIME: Final = ("numpy", "onnxruntime")
-"""What the standard inference test needs inside an image that holds ONNX models."""
+RUNTIMES: Final[Mapping[str, tuple[str, ...]]] = {"onnx": ("onnxruntime",), "keras": ("keras", "tensorflow")}
+"""Format of a model -> what the standard inference test needs inside an image that holds it, beside numpy."""
+
+_KERAS_BACKENDS: Final = frozenset({"jax", "tensorflow", "tensorflow-cpu", "torch"})
 
 _LEGACY: Final = {
     "x86_64": {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"},
     "aarch64": {17: "manylinux2014"},
 }
 """Machine -> minor version of glibc 2 -> older name of that platform tag (PEP 600, "Legacy manylinux tags")."""
+
+
+def runtimes(asked: Iterable[str], formats: Iterable[str]) -> tuple[str, ...]:
+    """Requirements of what runs models of these formats, each once; none for no models.
+
+    `asked` are the user's requirements: a backend of Keras among them is the one that is meant.
+    """
+    wanted = dict.fromkeys(name for one in formats for name in ("numpy", *RUNTIMES.get(one, ())))
+    named = {re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0].lower() for requirement in asked}
+    if named & _KERAS_BACKENDS:
+        wanted.pop("tensorflow", None)
+    return tuple(wanted)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,7 +68,7 @@ class ModelLock:
     version: str
     """The model's own version, from the manifest."""
     format: str
-    """`onnx`."""
+    """`onnx`, `keras`, `safetensors`, `gguf`, `torch-export`, `torchscript` or `pickle`."""
     file: Sha256
     """Artifact that is the model file."""
     revision: str = ""
@@ -77,6 +77,8 @@ class ModelLock:
     """As its source states it; empty if it does not."""
     opsets: tuple[str, ...] = ()
     """`domain:version` of each operator set the model imports, `ai.onnx` for the default domain."""
+    needs: tuple[str, ...] = ()
+    """What the model file asks of its runtime, as requirements: `keras>=3.12`."""
     files: tuple[tuple[str, Sha256], ...] = ()
     """(path from the model file's directory, artifact) of each further file that holds its weights, by path."""
     data: tuple[tuple[str, Sha256], ...] = ()

@@ -77,7 +77,7 @@ CALIBRATIONS: Final = ("entropy", "minmax", "percentile")
 METRICS: Final = ("accuracy", "agreement", "cosine", "f1", "rmse", "top-k")
 CPU_FEATURES: Final = ("avx512_vnni", "avx_vnni")
 """As /proc/cpuinfo names them."""
-FORMATS: Final = ("onnx",)
+FORMATS: Final = ("gguf", "keras", "onnx", "pickle", "safetensors", "torch-export", "torchscript")
 PLATFORMS: Final = ("linux/amd64", "linux/arm64")
 SYSTEMS: Final = ("debian:12", "debian:13")
 DEFAULT_USER: Final = "65532:65532"
@@ -364,6 +364,8 @@ class Policy:
     """Ranges that hold for a package if anything requires it."""
     overrides: tuple[str, ...] = field(default=(), metadata={"schema": _list_of(_like(_REQUIREMENT))})
     """Ranges that replace whatever packages require of a package."""
+    allow_pickle: tuple[str, ...] = field(default=(), metadata={"schema": _list_of(_like(SHA256), uniqueItems=True)})
+    """Digests of model files that may be locked though loading them runs code. Sorted."""
     allow_prereleases: tuple[str, ...] = field(
         default=(), metadata={"schema": _list_of(_like(DISTRIBUTION), uniqueItems=True)}
     )
@@ -566,6 +568,7 @@ def _policy(policy: Policy) -> dict[str, object]:
         "minimum-age": policy.minimum_age,
         "constraints": list(policy.constraints),
         "overrides": list(policy.overrides),
+        "allow-pickle": list(policy.allow_pickle),
         "allow-prereleases": list(policy.allow_prereleases),
     }
 

@@ -255,6 +255,7 @@ def _policy(table: _Table) -> Policy:
         minimum_age=table.string("minimum-age", _age, default=""),
         constraints=table.strings("constraints", _range, same=requirement_identity),
         overrides=table.strings("overrides", _range, same=requirement_identity),
+        allow_pickle=table.strings("allow-pickle", _sha256, same=str),
         allow_prereleases=table.strings("allow-prereleases", _distribution, same=str),
     )
     table.later(("licences",), "is not supported by this version of nnenv")

@@ -49,6 +49,7 @@ class ModelUnderTest:
     """Absolute, inside the image."""
     sha256: Sha256
     """As locked."""
+    format: str = "onnx"
     beside: Mapping[str, Sha256] = field(default_factory=dict)
     """Absolute path inside the image -> digest of each further file of the model."""
     cases: tuple[CaseUnderTest, ...] = ()
@@ -98,6 +99,7 @@ def requests_for(
         opened = {
             "model": model.path,
             "sha256": model.sha256,
+            "format": model.format,
             "beside": dict(model.beside),
             "threads": threads,
             "optimization": optimization,
@@ -165,11 +167,11 @@ def read_answers(answer: bytes, expected: int) -> tuple[list[dict[str, Any]], di
 
 
 def run_request(
-    path: str, sha256: Sha256, inputs: Sequence[Mapping[str, Array]], *, optimization: str = "all"
+    path: str, sha256: Sha256, inputs: Sequence[Mapping[str, Array]], *, optimization: str = "all", kind: str = "onnx"
 ) -> bytes:
-    """The request that one model, at `path` in the image, be run on each of the inputs, with one thread."""
+    """The request that one model of format `kind`, at `path` in the image, be run on each input, with one thread."""
     blobs = Blobs()
-    opened = {"model": path, "sha256": sha256, "threads": 1, "optimization": optimization}
+    opened = {"model": path, "sha256": sha256, "format": kind, "threads": 1, "optimization": optimization}
     actions = [
         {"do": "run", **opened, "inputs": {name: encode_array(array, blobs) for name, array in case.items()}}
         for case in inputs
@@ -183,11 +185,11 @@ _WARM_UPS: Final = 3
 
 
 def measuring_request(
-    path: str, sha256: Sha256, sample: Mapping[str, Array], inputs: Sequence[Mapping[str, Array]]
+    path: str, sha256: Sha256, sample: Mapping[str, Array], inputs: Sequence[Mapping[str, Array]], *, kind: str = "onnx"
 ) -> bytes:
     """As `run_request`, after an action that measures what one run of `sample` costs."""
     blobs = Blobs()
-    opened = {"model": path, "sha256": sha256, "threads": 1, "optimization": "all"}
+    opened = {"model": path, "sha256": sha256, "format": kind, "threads": 1, "optimization": "all"}
 
     def action(do: str, case: Mapping[str, Array], **more: object) -> dict[str, object]:
         return {

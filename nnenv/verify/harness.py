@@ -31,13 +31,25 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-FILES: Final = ("compare.py", "cuda_calls.py", "harness.py", "placement.py", "providers.py", "tensors.py", "wire.py")
+FILES: Final = (
+    "compare.py",
+    "cuda_calls.py",
+    "harness.py",
+    "keras_session.py",
+    "placement.py",
+    "providers.py",
+    "tensors.py",
+    "wire.py",
+)
 """What an image needs beside `selftest.json`, all in one directory."""
 
 ANSWER_SCHEMA: Final = "nnenv.answer/1"
 SELFTEST_SCHEMA: Final = "nnenv.selftest/1"
 DEFAULT_PROVIDERS: Final = ("CPUExecutionProvider",)
 DEFAULT_IMPORTS: Final = ("numpy", "onnxruntime")
+
+RUN_FORMATS: Final = ("onnx", "keras")
+"""Formats of models that this file can run."""
 
 OK: Final = "ok"
 OK_AFTER_OTHERS: Final = "ok after others"
@@ -124,7 +136,7 @@ def _answered(action: Mapping[str, Any], body: memoryview, blobs: Any, sessions:
         if action.get("do") == "load":
             return load(action)
         if action.get("do") == "describe":
-            return {**sessions.open(action).facts, **sessions.ports()}
+            return _describe(action, sessions)
         if action.get("do") == "place":
             return _place(action, body)
         if action.get("do") == "run":
@@ -137,6 +149,14 @@ def _answered(action: Mapping[str, Any], body: memoryview, blobs: Any, sessions:
     except Exception as error:
         # The boundary: whatever one action does, the others are answered and stdout holds no traceback.
         return {"error": {"kind": "internal", "message": f"{type(error).__name__}: {error}"}}
+
+
+def _describe(action: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
+    """The facts of a model that is opened; of one that no runtime here opens, that its files are the locked ones."""
+    if action.get("format", "onnx") in RUN_FORMATS:
+        return {**sessions.open(action).facts, **sessions.ports()}
+    path = str(action.get("model"))
+    return {"model": path, "sha256": _checked(path, action.get("sha256"), action.get("beside", {})), "providers": []}
 
 
 def _inputs(action: Mapping[str, Any], body: memoryview) -> dict[str, Array]:
@@ -225,13 +245,15 @@ def opened_libraries(
     providers do.
     """
     said = {path: SKIPPED if _EXTENSION.search(path) and not extensions else opened(path, ()) for path in paths}
+    # In the order in which they opened: what opens only after another must come after it.
+    good = [path for path, outcome in said.items() if outcome == OK]
     while True:
-        good = [path for path, outcome in said.items() if outcome in (OK, OK_AFTER_OTHERS)]
         failed = [path for path in said if path not in good and said[path] != SKIPPED]
         repaired = [path for path in failed if opened(path, good) == OK]
         if not repaired:
             return said
         said.update(dict.fromkeys(repaired, OK_AFTER_OTHERS))
+        good += repaired
 
 
 def _versions() -> dict[str, str]:
@@ -341,8 +363,16 @@ class Session:
 class Asked:
     """How an action wants its model opened."""
 
-    def __init__(self, path: str, threads: int, level: str, providers: tuple[tuple[str, tuple[Any, ...]], ...]) -> None:
+    def __init__(
+        self,
+        path: str,
+        threads: int,
+        level: str,
+        providers: tuple[tuple[str, tuple[Any, ...]], ...],
+        kind: str = "onnx",
+    ) -> None:
         self.path = path
+        self.kind = kind
         self.threads = threads
         self.level = level
         self.providers = providers
@@ -359,12 +389,16 @@ class Asked:
             )
         options = action.get("provider_options", {})
         names = action.get("providers", DEFAULT_PROVIDERS)
-        return cls(path, threads, level, tuple((name, tuple(sorted(options.get(name, {}).items()))) for name in names))
+        kind = action.get("format", "onnx")
+        if kind not in RUN_FORMATS:
+            raise RefusedError("runtime", f"nothing here runs models of the format {kind}")
+        chosen = tuple((name, tuple(sorted(options.get(name, {}).items()))) for name in names)
+        return cls(path, threads, level, chosen, kind)
 
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for what can share a session."""
-        return (self.path, self.threads, self.level, self.providers)
+        return (self.path, self.threads, self.level, self.providers, self.kind)
 
 
 class Sessions:
@@ -390,7 +424,27 @@ class Sessions:
 
 def _opened(asked: Asked, expected: str | None, beside: Mapping[str, str]) -> Session:
     """The model, after its file and those `beside` it (path -> sha256) were found to be the locked ones."""
-    path = asked.path
+    sha256 = _checked(asked.path, expected, beside)
+    started = time.perf_counter()
+    if asked.kind == "keras":
+        keras: Session = _keras_session(asked, sha256)
+        return keras
+    session = _session(asked)
+    return Session(asked.path, sha256, session, _milliseconds_since(started))
+
+
+def _keras_session(asked: Asked, sha256: str) -> Any:
+    try:
+        session: Any = _sibling("keras_session").KerasSession(asked.path, sha256, asked.threads, RefusedError)
+    except RefusedError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise RefusedError("model-load", f"{asked.path}: {type(error).__name__}: {error}") from error
+    return session
+
+
+def _checked(path: str, expected: str | None, beside: Mapping[str, str]) -> str:
+    """The digest of a model's file, which and those `beside` it are the locked ones; raises RefusedError if not."""
     sha256 = ""
     for one, locked in ((path, expected), *beside.items()):
         try:
@@ -400,9 +454,7 @@ def _opened(asked: Asked, expected: str | None, beside: Mapping[str, str]) -> Se
         if locked is not None and found != locked:
             raise RefusedError("digest-mismatch", f"{one} has sha256 {found}, locked is {locked}")
         sha256 = sha256 or found
-    started = time.perf_counter()
-    session = _session(asked)
-    return Session(path, sha256, session, _milliseconds_since(started))
+    return sha256
 
 
 def _session(asked: Asked, options: Any = None) -> Any:
@@ -518,6 +570,7 @@ def _tested_model(model: Mapping[str, Any], directory: Path, sessions: Sessions)
     action = {
         "model": str(directory / model["path"]),
         "sha256": model["sha256"],
+        "format": model.get("format", "onnx"),
         "beside": model.get("beside", {}),
     }
     result: dict[str, Any] = {"name": model["name"], "sha256": model["sha256"], "passed": False, "cases": []}

@@ -12,14 +12,14 @@ from nnenv.verify.ladder import Verdict
 from nnenv.verify.providers import READY
 from nnenv.verify.report import Check, Finding, ModelReport
 
-DEFAULT_IMPORTS: Final = ("numpy", "onnxruntime")
+DEFAULT_IMPORTS: Final = ("numpy", "onnxruntime", "tensorflow", "keras")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadRequest:
     """What the harness is asked to load."""
 
-    imports: Sequence[str] = DEFAULT_IMPORTS
+    imports: Sequence[str] = ("numpy", "onnxruntime")
     libraries: Sequence[str] = ()
     """Absolute paths in the image; each is dlopened with all symbols bound, in a process of its own."""
     cuda: Mapping[str, str] = field(default_factory=dict)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from nnenv.adapters.store import Store
-from nnenv.formats.onnx_model import read_onnx
+from nnenv.formats.model_file import read_model
 from nnenv.spec.artifact import Artifact, Sha256
 from nnenv.spec.lockfile import CaseLock, ModelLock
 from nnenv.verify.cases import CaseFiles, CaseSettings, bind, parse_case_toml
@@ -21,7 +21,7 @@ def bound_case(store: Store, artifacts: Mapping[Sha256, Artifact], model: ModelL
     Raises NnenvError `case-invalid`, or StoreCorrupt and StoreMissing as the store does.
     """
     with store.open(model.file) as stream:
-        facts = read_onnx(stream, artifacts[model.file].filename)
+        facts = read_model(stream, artifacts[model.file].filename, model.format)
     files = {}
     for role, digests in (("input", case.inputs), ("output", case.expected)):
         for index, digest in enumerate(digests):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from nnenv.errors import NnenvError
+from nnenv.formats.model_file import ModelFacts
 from nnenv.formats.onnx_model import OnnxFacts
 from nnenv.image.plan import model_path
 from nnenv.spec.artifact import Sha256
@@ -18,7 +19,7 @@ from nnenv.verify.quality import DEFAULT_K, SMALLER_IS_BETTER, QualityError, cla
 from nnenv.verify.report import EvaluationReport, ModelCost
 from nnenv.workflows.building import ENVIRONMENT, SELF_TEST
 from nnenv.workflows.fetching import fetch_locked
-from nnenv.workflows.inputs import stored_onnx_facts
+from nnenv.workflows.inputs import stored_facts
 from nnenv.workflows.session import Session
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class EvaluationData:
     batch: int
 
     @classmethod
-    def read(cls, store: Store, digest: Sha256, one: EvalSpec, facts: OnnxFacts) -> EvaluationData:
+    def read(cls, store: Store, digest: Sha256, one: EvalSpec, facts: OnnxFacts | ModelFacts) -> EvaluationData:
         """The data of a measure, from the store; NnenvError `evaluation-invalid` if it does not fit the model."""
         import numpy as np
 
@@ -185,7 +186,7 @@ def _model_evaluated(
     needed = [paths[one.data] for _, one in wanted] + [one.labels for one in locked.values() if one.labels]
     fetch_locked(session, [lockfile.by_digest[digest] for digest in needed], target.os)
     artifact = lockfile.by_digest[model.file]
-    facts = stored_onnx_facts(session, artifact)
+    facts = stored_facts(session, artifact, model.format)
     cost: ModelCost | None = None
     for number, one in wanted:
         known = locked.get(number)
@@ -197,7 +198,7 @@ def _model_evaluated(
             with session.store.open(known.labels) as stream:
                 _, labels = read_tensor(stream.read())
         path = "/" + model_path(model.name, artifact)
-        request = measuring_request(path, model.file, data.sample(), data.batches())
+        request = measuring_request(path, model.file, data.sample(), data.batches(), kind=model.format)
         run = Run(argv=(*SELF_TEST, "serve-request"), environment=ENVIRONMENT, stdin=request, limits=limits)
         answer = answer_of(runner.run(run))
         if cost is None:

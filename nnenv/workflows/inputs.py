@@ -13,6 +13,7 @@ from typing import BinaryIO, Final
 
 from nnenv.adapters.files import open_beside, open_inside
 from nnenv.errors import NnenvError
+from nnenv.formats.model_file import RUNTIMES, ModelFacts, read_model
 from nnenv.formats.onnx_model import OnnxFacts, check_external, read_onnx, unsafe_location
 from nnenv.spec.artifact import Artifact, Kind, Sha256
 from nnenv.spec.lockfile import CaseLock, FileLock, Lockfile, ModelLock
@@ -35,6 +36,8 @@ class Inputs:
     files: list[FileLock] = field(default_factory=list)
     seen: dict[str, Stamp] = field(default_factory=dict)
     """Each file and folder that was looked at, by its path in the project."""
+    notices: list[str] = field(default_factory=list)
+    """What a person should know of the models' formats."""
     unknown: list[str] = field(default_factory=list)
     """Models from elsewhere that no lock knows as the manifest declares them now, and that were not asked for."""
 
@@ -63,7 +66,9 @@ def read_inputs(session: Session, manifest: Manifest, known: Known = NOTHING_KNO
     inputs = Inputs()
     for model in manifest.models:
         locked = (
-            _model(session, model, inputs) if model.path else _from_elsewhere(session, model, manifest, known, inputs)
+            _model(session, model, manifest, inputs)
+            if model.path
+            else _from_elsewhere(session, model, manifest, known, inputs)
         )
         if locked is not None:
             inputs.models.append(locked)
@@ -100,10 +105,38 @@ def check_cases(session: Session, inputs: Inputs) -> None:
             bound_case(session.store, inputs.artifacts, model, case)
 
 
-def onnx_facts(session: Session, path: str) -> OnnxFacts:
-    """The static facts of a model file of the project."""
-    with open_inside(session.project, path) as stream:
-        return read_onnx(stream, path)
+def stored_facts(session: Session, artifact: Artifact, declared: str = "") -> ModelFacts:
+    """The static facts of a model file of the store, of any format."""
+    with session.store.open(artifact.sha256) as stream:
+        return read_model(stream, artifact.filename, declared)
+
+
+def _insist_on_data(facts: ModelFacts, sha256: Sha256, what: str, manifest: Manifest) -> None:
+    """NnenvError `model-pickle` for a file whose loading runs code, unless the policy allows that very file."""
+    if facts.imports is None or sha256 in manifest.policy.allow_pickle:
+        return
+    raise NnenvError(
+        "model-pickle",
+        f"{what} is or holds a pickle: loading it runs code",
+        where=what,
+        because=[f"it would import {', '.join(facts.imports)[:500] or 'nothing'}"],
+        fix=[
+            "export the model as ONNX, or its weights with safetensors",
+            f'or allow this very file: [policy] allow-pickle = ["{sha256}"]',
+        ],
+    )
+
+
+def _insist_on_runtime(spec: ModelSpec, facts: ModelFacts) -> None:
+    """NnenvError `case-invalid` for tests of a model that nothing here can run."""
+    if spec.tests and facts.format not in RUNTIMES:
+        raise NnenvError(
+            "case-invalid",
+            f"model {spec.name} is of the format {facts.format}, which the standard inference test cannot run",
+            where=f"models.{spec.name}.tests",
+            because=[f"it runs {', '.join(sorted(RUNTIMES))}"],
+            fix=["remove the tests, and test it with `nnenv run`", "or convert the model"],
+        )
 
 
 def stored_onnx_facts(session: Session, artifact: Artifact) -> OnnxFacts:
@@ -126,7 +159,6 @@ def _from_elsewhere(
         return replace(
             locked,
             version=spec.version,
-            format=spec.format or "onnx",
             cases=tuple(_all_cases(session, spec, inputs)),
             data=_data(session, spec, inputs),
         )
@@ -135,23 +167,26 @@ def _from_elsewhere(
         return None
     found = find_model(session, spec, manifest)
     inputs.artifacts[found.artifact.sha256] = found.artifact
-    facts = stored_onnx_facts(session, found.artifact)
-    if facts.external:
+    facts = stored_facts(session, found.artifact, spec.format)
+    _insist_on_data(facts, found.artifact.sha256, found.artifact.filename, manifest)
+    _insist_on_runtime(spec, facts)
+    if facts.onnx and facts.onnx.external:
         raise NnenvError(
             "model-invalid",
             f"{found.artifact.filename} has weights in other files, which only a source `file:` can have",
             where=f"models.{spec.name}.source",
-            because=[f"it names {', '.join(facts.files)[:300]}"],
+            because=[f"it names {', '.join(facts.onnx.files)[:300]}"],
             fix=["save it as one file, or keep the files in the project"],
         )
     return ModelLock(
         name=spec.name,
         version=spec.version,
-        format=spec.format or "onnx",
+        format=facts.format,
         file=found.artifact.sha256,
         revision=found.revision,
         licence=found.licence,
-        opsets=tuple(f"{domain}:{version}" for domain, version in facts.opsets),
+        opsets=_opsets(facts),
+        needs=facts.needs,
         cases=tuple(_all_cases(session, spec, inputs)),
         data=_data(session, spec, inputs),
     )
@@ -178,7 +213,11 @@ def _all_cases(session: Session, spec: ModelSpec, inputs: Inputs) -> Iterator[Ca
     return (case for test in spec.tests for case in _cases(session, test, inputs))
 
 
-def _model(session: Session, spec: ModelSpec, inputs: Inputs) -> ModelLock:
+def _opsets(facts: ModelFacts) -> tuple[str, ...]:
+    return tuple(f"{domain}:{version}" for domain, version in facts.onnx.opsets) if facts.onnx else ()
+
+
+def _model(session: Session, spec: ModelSpec, manifest: Manifest, inputs: Inputs) -> ModelLock:
     artifact = _artifact(session, spec.path, Kind.MODEL, spec.name, spec.version, inputs)
     if spec.sha256 and spec.sha256 != artifact.sha256:
         raise NnenvError(
@@ -188,14 +227,20 @@ def _model(session: Session, spec: ModelSpec, inputs: Inputs) -> ModelLock:
             because=[f"declared {spec.sha256}", f"found    {artifact.sha256}"],
             fix=["restore the file, or correct sha256 in model.toml"],
         )
-    facts = onnx_facts(session, spec.path)
+    with open_inside(session.project, spec.path) as stream:
+        facts = read_model(stream, spec.path, spec.format)
+    _insist_on_data(facts, artifact.sha256, spec.path, manifest)
+    _insist_on_runtime(spec, facts)
+    if facts.notice:
+        inputs.notices.append(f"{spec.name}: {facts.notice}")
     return ModelLock(
         name=spec.name,
         version=spec.version,
-        format=spec.format or "onnx",
+        format=facts.format,
         file=artifact.sha256,
-        files=tuple(_further_files(session, spec, facts, inputs)),
-        opsets=tuple(f"{domain}:{version}" for domain, version in facts.opsets),
+        files=tuple(_further_files(session, spec, facts.onnx, inputs)) if facts.onnx else (),
+        needs=facts.needs,
+        opsets=_opsets(facts),
         cases=tuple(_all_cases(session, spec, inputs)),
         data=_data(session, spec, inputs),
     )

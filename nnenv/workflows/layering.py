@@ -37,6 +37,7 @@ HARNESS_FILES: Final = (
     "compare.py",
     "cuda_calls.py",
     "harness.py",
+    "keras_session.py",
     "placement.py",
     "providers.py",
     "tensors.py",
@@ -344,6 +345,7 @@ class LayerMaker:
             "name": model.name,
             "path": "/" + model_path(model.name, self.lockfile.by_digest[model.file]),
             "sha256": model.file,
+            **({} if model.format == "onnx" else {"format": model.format}),
             **({"beside": beside} if (beside := self._beside(model)) else {}),
             "cases": [self._case(model, number, case, texts) for number, case in enumerate(model.cases)],
         }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nnenv.adapters.files import open_inside, refusing_writes, write_atomically
 from nnenv.errors import NnenvError
+from nnenv.formats.model_file import RUNTIMES
 from nnenv.formats.onnx_model import TensorInfo
 from nnenv.image.plan import model_path
 from nnenv.spec.artifact import Sha256
@@ -20,7 +21,7 @@ from nnenv.verify.evaluate import answer_of, ran, run_request
 from nnenv.verify.protocols import Run
 from nnenv.workflows.building import ENVIRONMENT, SELF_TEST, assemble, checked_lock
 from nnenv.workflows.fetching import fetch_locked
-from nnenv.workflows.inputs import stored_onnx_facts
+from nnenv.workflows.inputs import stored_facts
 from nnenv.workflows.session import Session
 from nnenv.workflows.targets import chosen_targets
 from nnenv.workflows.verifying import open_runner
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 SEED: Final = 20260101
 """Of made-up inputs; the inputs themselves are stored, so that no generator has to repeat itself (NEP 19)."""
+
+_RECORDERS: Final = {"onnx": "onnxruntime without graph optimization", "keras": "keras"}
 
 AGREEMENT: Final = 1e-4
 """Largest normalised difference between two implementations (reference/inference_test.md, 6.4)."""
@@ -72,18 +75,29 @@ def record_cases(session: Session, options: RecordOptions) -> Recorded:
     folder = case_folder(session, options.into or f"tests/{model.name}")
     artifact = lockfile.by_digest[model.file]
     fetch_locked(session, [artifact], target.os)
-    facts = stored_onnx_facts(session, artifact)
+    facts = stored_facts(session, artifact, model.format)
+    if model.format not in RUNTIMES:
+        raise NnenvError(
+            "case-invalid",
+            f"model {model.name} is of the format {model.format}, which the standard inference test cannot run",
+            fix=["test it with `nnenv run`, or convert the model"],
+        )
     inputs = _given(session, options.inputs, facts.inputs) if options.inputs else made_up(facts.inputs, options.count)
     maker, documents = assemble(session, lockfile, target)
     with open_runner(session, maker, documents, options.runner) as runner:
         outputs = _run(runner, "/" + model_path(model.name, artifact), model, inputs)
+    if options.cross_check and model.format != "onnx":
+        raise NnenvError(
+            "case-invalid",
+            "--cross-check knows a second implementation for ONNX models alone",
+            because=[f"{model.name} is of the format {model.format}"],
+            fix=["record without --cross-check"],
+        )
     notes = [_cross_checked(session, artifact.sha256, inputs, outputs)] if options.cross_check else []
     settings = CaseSettings(
         kind=CaseKind.GOLDEN if options.cross_check else CaseKind.SELFTEST,
         model_sha256=model.file,
-        provenance="; ".join(
-            [f"recorded by nnenv in target {target.name}, onnxruntime without graph optimization", *notes]
-        ),
+        provenance="; ".join([f"recorded by nnenv in target {target.name}, {_RECORDERS[model.format]}", *notes]),
     )
     names = _write(session, folder, inputs, outputs, settings)
     if _declare(session, model.name, folder):
@@ -173,7 +187,7 @@ def made_up(wanted: Sequence[TensorInfo], count: int) -> list[dict[str, Array]]:
 
 def _run(runner: Any, path: str, model: ModelLock, inputs: Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
     """What the model answers inside the image, without graph optimization and with one thread."""
-    request = run_request(path, model.file, inputs, optimization="disable")
+    request = run_request(path, model.file, inputs, optimization="disable", kind=model.format)
     run = Run(argv=(*SELF_TEST, "serve-request"), environment=ENVIRONMENT, stdin=request)
     answered = ran(answer_of(runner.run(run)), len(inputs))
     if not answered.error:

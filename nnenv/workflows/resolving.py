@@ -18,11 +18,11 @@ from nnenv.resolve.debian_soname import package_for_soname
 from nnenv.resolve.hardware_result import from_the_system
 from nnenv.resolve.model_runtime import ModelNeeds, runtime_objection
 from nnenv.resolve.python import ChosenWheel, PythonPolicy
-from nnenv.resolve.python_target import RUNTIME, PythonTarget
+from nnenv.resolve.python_target import PythonTarget, runtimes
 from nnenv.resolve.sonames import demanded_sonames, providers_of
 from nnenv.spec.artifact import Artifact, Kind, Sha256
 from nnenv.spec.lock_toml import write_lock
-from nnenv.spec.lockfile import Lockfile, ReleaseLock, TargetLock, artifact_order, digests_used
+from nnenv.spec.lockfile import Lockfile, ModelLock, ReleaseLock, TargetLock, artifact_order, digests_used
 from nnenv.spec.manifest import ImageSpec, Manifest, Requires, TargetSpec, meaning
 from nnenv.workflows.adapting import Adaptation, adapted, needs_of
 from nnenv.workflows.fetching import fetch_models
@@ -118,6 +118,7 @@ def resolved(
         notices=(
             *_notices(manifest, newest),
             *adaptation.notices,
+            *inputs.notices,
             *(f"{', '.join(targets)}: {sentence}" for sentence, targets in draft.notices.items()),
         ),
     )
@@ -262,7 +263,7 @@ class _TargetLocking:
     def _choose(self, python: PythonTarget) -> HardwareChoice:
         """The wheels, with all that the target's hardware makes of them; facts of all of them are known then."""
         return choose_wheels(
-            _python_roots(self.manifest, self.spec),
+            _python_roots(self.manifest, self.spec, self.inputs.models),
             WheelKnowledge(session=self.session, indexes=self.indexes, os=self.spec.os, machine=python.machine),
             self.spec,
             python,
@@ -277,7 +278,7 @@ class _TargetLocking:
         wanted = set(self.spec.models or (model.name for model in self.manifest.models))
         needs = []
         for model in self.inputs.models:
-            if model.name in wanted and not self._is_adapted(model.name):
+            if model.name in wanted and model.format == "onnx" and not self._is_adapted(model.name):
                 facts = stored_onnx_facts(self.session, self.inputs.artifacts[model.file])
                 needs.append(ModelNeeds(name=model.name, opsets=facts.opsets, ir=facts.ir_version))
         return needs
@@ -365,9 +366,14 @@ def _system_roots(manifest: Manifest, spec: TargetSpec, release: DebianRelease) 
     return sorted({*release.roots, *shell, *manifest.requires.system, *spec.requires.system})
 
 
-def _python_roots(manifest: Manifest, spec: TargetSpec) -> list[str]:
-    holds_models = bool(spec.models or manifest.models)
-    return [*manifest.requires.packages, *spec.requires.packages, *(RUNTIME if holds_models else ())]
+def _python_roots(manifest: Manifest, spec: TargetSpec, models: Sequence[ModelLock]) -> list[str]:
+    held = [model for model in models if not spec.models or model.name in spec.models]
+    asked = [*manifest.requires.packages, *spec.requires.packages]
+    return [
+        *asked,
+        *runtimes(asked, [model.format for model in held]),
+        *(need for model in held for need in model.needs),
+    ]
 
 
 def _python_target(manifest: Manifest, spec: TargetSpec, closure: Closure) -> PythonTarget:

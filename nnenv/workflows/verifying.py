@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from nnenv import __version__
 from nnenv.adapters.files import refusing_writes, write_atomically
 from nnenv.errors import NnenvError
+from nnenv.formats.model_file import RUNTIMES
 from nnenv.formats.oci import document_digest
 from nnenv.image.archive import ImageDocuments
 from nnenv.image.plan import model_files, model_path, plan_layers, site_packages
@@ -248,13 +249,17 @@ def models_under_test(session: Session, lockfile: Lockfile, target: TargetLock) 
             name=model.name,
             path="/" + model_path(model.name, lockfile.by_digest[model.file]),
             sha256=model.file,
-            beside={
-                f"/{path}": digest for path, digest in model_files(lockfile, model).items() if digest != model.file
-            },
+            format=model.format,
+            beside=_beside(lockfile, model),
             cases=tuple(bound_case(session.store, lockfile.by_digest, model, case) for case in model.cases),
         )
         for model in lockfile.models_of(target)
     )
+
+
+def _runtimes(models: Sequence[ModelUnderTest]) -> list[str]:
+    """Names of what runs the models, sorted; onnxruntime where there is no model."""
+    return sorted({RUNTIMES[model.format] for model in models if model.format in RUNTIMES} or {"onnxruntime"})
 
 
 def _beside(lockfile: Lockfile, model: ModelLock) -> dict[str, Sha256]:
@@ -379,7 +384,7 @@ def _report(
         host=evaluation.host,
         runtime={
             "python": evaluation.loaded.python,
-            **{name: evaluation.loaded.versions.get(name, "") for name in ("numpy", "onnxruntime")},
+            **{name: evaluation.loaded.versions.get(name, "") for name in ("numpy", *_runtimes(image.models))},
         },
         models=evaluation.models,
         nnenv_version=__version__,

@@ -100,6 +100,7 @@ def _models(files: HereFiles) -> tuple[ModelUnderTest, ...]:
                 name=model["name"],
                 path=model["path"],
                 sha256=Sha256(model["sha256"]),
+                format=model.get("format", "onnx"),
                 beside={path: Sha256(digest) for path, digest in model.get("beside", {}).items()},
                 cases=tuple(_case(case, files) for case in model["cases"]),
             )

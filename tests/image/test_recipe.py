@@ -12,7 +12,7 @@ from nnenv.workflows.layering import HARNESS_FILES, harness_files
 
 HARNESS = {
     1: "d8891c8e0c1018cf6269ce4685bc3ea31f870de3942d49744ed0ee8388ac39eb",
-    2: "0f9dc357b28bc5ab80dea6e1b5a22ac44a3377377621b6df2bb421d25ca9b286",
+    2: "2395ac1b33630a891a26be86ff8fd2e418a959a2db3fc349068e6c0629841982",
 }
 """Recipe -> digest of the harness that its images hold."""
 
