@@ -25,7 +25,7 @@ def runtimes(asked: Iterable[str], formats: Iterable[str]) -> tuple[str, ...]:
 
     `asked` are the user's requirements: a backend of Keras among them is the one that is meant.
     """
-    wanted = dict.fromkeys(name for one in formats for name in ("numpy", *RUNTIMES.get(one, ())))
+    wanted = dict.fromkeys(name for one in formats if one in RUNTIMES for name in ("numpy", *RUNTIMES[one]))
     named = {re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0].lower() for requirement in asked}
     if named & _KERAS_BACKENDS:
         wanted.pop("tensorflow", None)
