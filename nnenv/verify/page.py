@@ -15,16 +15,17 @@ from nnenv.verify.report import EvaluationReport
 _COLOURS: Final = ("#2a6fbb", "#d9822b", "#3a9a5b", "#a3459b", "#7a6a2f", "#b23b3b")
 _WIDTH: Final = 640
 _BAR: Final = 18
-_LABEL: Final = 190
+_LETTER: Final = 8
+"""Pixels that a letter of a label takes at most, on average."""
 _STYLE: Final = """
 :root { color-scheme: light dark; --ink: #1d2733; --paper: #ffffff; --line: #d4dbe3; --soft: #5a6877; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6ebf0; --paper: #161b21; --line: #39434e; --soft: #a3afbc; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
   max-width: 60rem; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .25rem .8rem; text-align: right;
-  border-bottom: 1px solid var(--line); } th:first-child, td:first-child { text-align: left; }
+  border-bottom: 1px solid var(--line); } th:first-child, td:first-child { text-align: left; white-space: nowrap; }
 .failed { color: #c0392b; font-weight: 600; } .passed { color: #2e8b57; } p, figcaption { color: var(--soft); }
-svg text { fill: var(--ink); font: 13px system-ui, sans-serif; } figure { margin: 1.5rem 0; }
+svg { max-width: 100%; } svg text { fill: var(--ink); font: 13px system-ui, sans-serif; } figure { margin: 1.5rem 0; } div { overflow-x: auto; }
 """
 
 Rows = Sequence[tuple[str, EvaluationReport]]
@@ -85,25 +86,25 @@ def _table(rows: Rows) -> str:
         word = "passed" if one.passed else "failed"
         text = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
         lines.append(f'{text}<td class="{word}">{word}</td>')
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+    return "<div><table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"
 
 
 def _bars(title: str, values: Sequence[tuple[str, float]], form: str) -> str:
     """A bar for each value, from zero."""
     largest = max((value for _, value in values), default=0.0) or 1.0
-    room = _WIDTH - _LABEL - 90
+    label = 12 + _LETTER * max(len(name) for name, _ in values)
+    room = max(120, _WIDTH - label - 90)
     parts = []
     for number, (name, value) in enumerate(values):
         top = number * (_BAR + 8)
         width = max(1.0, room * max(value, 0.0) / largest)
         colour = _COLOURS[number % len(_COLOURS)]
         parts.append(
-            f'<text x="{_LABEL - 8}" y="{top + 14}" text-anchor="end">{html.escape(name)}</text>'
-            f'<rect x="{_LABEL}" y="{top}" width="{width:.1f}" height="{_BAR}" fill="{colour}"/>'
-            f'<text x="{_LABEL + width + 6:.1f}" y="{top + 14}">{form.format(value)}</text>'
+            f'<text x="{label - 8}" y="{top + 14}" text-anchor="end">{html.escape(name)}</text>'
+            f'<rect x="{label}" y="{top}" width="{width:.1f}" height="{_BAR}" fill="{colour}"/>'
+            f'<text x="{label + width + 6:.1f}" y="{top + 14}">{form.format(value)}</text>'
         )
-    height = len(values) * (_BAR + 8)
-    return _figure(title, height, "".join(parts))
+    return _figure(title, label + room + 90, len(values) * (_BAR + 8), "".join(parts))
 
 
 def _classes(rows: Rows) -> Iterator[str]:
@@ -135,12 +136,12 @@ def _classes(rows: Rows) -> Iterator[str]:
             )
         for position, label in enumerate(labels):
             parts.append(f'<text x="{30 + (position + 0.4) * slot:.1f}" y="146" text-anchor="middle">{label}</text>')
-        yield _figure(f"F1 by class: {name}", 176, "".join(parts))
+        yield _figure(f"F1 by class: {name}", max(_WIDTH, 60 + 150 * len(series)), 176, "".join(parts))
 
 
-def _figure(title: str, height: float, inside: str) -> str:
+def _figure(title: str, width: float, height: float, inside: str) -> str:
     label = html.escape(title)
     return (
-        f'<figure><figcaption>{label}</figcaption><svg role="img" aria-label="{label}" width="{_WIDTH}"'
-        f' height="{height:.0f}" viewBox="0 0 {_WIDTH} {height:.0f}">{inside}</svg></figure>'
+        f'<figure><figcaption>{label}</figcaption><svg role="img" aria-label="{label}" width="{width:.0f}"'
+        f' height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}">{inside}</svg></figure>'
     )

@@ -11,9 +11,14 @@ from nnenv.verify.page import page
 from nnenv.verify.report import Report
 
 
+def place_of(report: Report) -> str:
+    """The target, and that its processor was emulated if it was: times say nothing of it then."""
+    return f"{report.target} (emulated)" if report.emulated else report.target
+
+
 def write_page(path: Path, lockfile: Lockfile, reports: Sequence[Report]) -> None:
     """Write the page; NnenvError `not-writable` or as `write_atomically` does where that is not possible."""
-    rows = [(report.target, one) for report in reports for one in report.evaluations or ()]
+    rows = [(place_of(report), one) for report in reports for one in report.evaluations or ()]
     targets = {report.target for report in reports}
     drifts = [
         (f"{target} {one.model}: {step.step}", step.drift)

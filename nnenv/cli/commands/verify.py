@@ -136,7 +136,9 @@ def verify_text(results: Sequence[Verified], palette: Palette, seconds: float) -
     """What `nnenv verify` prints: each report, then how many came to which status."""
     text = "\n".join(_report_text(result, palette) for result in results)
     reached = Counter(result.report.status for result in results)
-    measures = [(result.report.target, one) for result in results for one in result.report.evaluations or ()]
+    from nnenv.workflows.reporting import place_of
+
+    measures = [(place_of(result.report), one) for result in results for one in result.report.evaluations or ()]
     if measures:
         text += "\n" + _measures_text(measures, palette) + "\n"
     counts = ", ".join(f"{number} {status.label}" for status, number in sorted(reached.items(), reverse=True))
