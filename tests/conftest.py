@@ -42,6 +42,8 @@ def lacking(marker: str) -> str:
             return _lacking_index()
         case "mounting":
             return _lacking_mounts()
+        case "browser":
+            return "" if shutil.which("chromium") else "there is no chromium"
         case _:
             return ""
 

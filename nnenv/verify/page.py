@@ -25,7 +25,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .25rem .8rem; text-align: right;
   border-bottom: 1px solid var(--line); } th:first-child, td:first-child { text-align: left; white-space: nowrap; }
 .failed { color: #c0392b; font-weight: 600; } .passed { color: #2e8b57; } p, figcaption { color: var(--soft); }
-svg { max-width: 100%; } svg text { fill: var(--ink); font: 13px system-ui, sans-serif; } figure { margin: 1.5rem 0; } div { overflow-x: auto; }
+svg { max-width: 100%; } svg text { fill: var(--ink); font: 13px system-ui, sans-serif; } figure { margin: 1.5rem 0; }
+div { overflow-x: auto; }
 """
 
 Rows = Sequence[tuple[str, EvaluationReport]]

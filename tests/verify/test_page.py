@@ -8,6 +8,8 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+
 from nnenv.verify.page import page
 from nnenv.verify.report import ClassReport, EvaluationReport, ModelCost
 
@@ -82,10 +84,11 @@ def test_the_page_is_whole_escaped_and_alone() -> None:
     assert made == page("digits & co: quality", ROWS, DRIFTS)
 
 
+@pytest.mark.browser
 def test_a_browser_shows_all_of_it(tmp_path: Path) -> None:
     """In Chromium, on two windows: no label or bar leaves its plot, and the page itself needs no scrolling."""
     browser = shutil.which("chromium")
-    assert browser, "this test looks at the page in a real browser: apt-get install chromium"
+    assert browser
     text = page("digits: quality", ROWS, DRIFTS).replace("</body>", OVERFLOWS + "</body>")
     (tmp_path / "page.html").write_text(text)
     for width in (1200, 1000):
