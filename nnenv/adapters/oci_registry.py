@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
 from nnenv.adapters.http import Http, HttpError, Response, basic_authorization, host_of
@@ -188,7 +188,7 @@ def _configured(registry: str, environment: Mapping[str, str], home: Path) -> st
         return ""
     keys = [_DEFAULT_KEY] if registry in _DEFAULT_HOSTS else []
     keys += [registry, *(key for key in auths if re.sub(r"^https?://", "", key).partition("/")[0] == registry)]
-    entry = next((auths[key] for key in keys if isinstance(auths.get(key), dict) and auths[key]), {})
+    entry: Any = next((auths[key] for key in keys if isinstance(auths.get(key), dict) and auths[key]), {})
     try:
         user, colon, password = base64.b64decode(entry["auth"], validate=True).decode().partition(":")
     except (KeyError, TypeError, ValueError):

@@ -512,6 +512,8 @@ def _source(text: str) -> str:
     raise RuleError(f"{_shown(scheme)} is no scheme of a source", f"did you mean {nearest}:?" if nearest else fix)
 
 
+_PLAIN: Final = ("http://", "git+http://", "onnxzoo:http://")
+"""Sources whose bytes nobody vouches for."""
 _SOURCE_FORMS: Final = {
     "https": (WEB, "write https://host/path, without user name, password and fragment"),
     "http": (WEB, "write http://host/path, without user name, password and fragment"),

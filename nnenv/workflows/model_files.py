@@ -172,8 +172,7 @@ class _Asking:
             case OciSource():
                 before, behind = place.at("@").split("@@")
                 reference = _locked(artifact.origin, f"{before}@", behind) or place.reference
-                got = from_registry(self._session, place, reference, expected)
-                insist_same(got.sha256, expected, place.shown)
+                insist_same(from_registry(self._session, place, reference, expected).sha256, expected, place.shown)
             case TorchHubSource():
                 before, behind = place.at("@").split("@@")
                 commit = _locked(artifact.origin, f"{before}@", behind) or place.revision

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from nnenv.errors import NnenvError
 from nnenv.formats.oci_artifact import ArtifactError, ArtifactLayer, Packing, choose_layers
@@ -13,6 +13,9 @@ from nnenv.formats.packed_model import NoMember, member_chunks, only_member, pac
 from nnenv.spec.artifact import Sha256
 from nnenv.spec.model_source import KaggleSource, OciSource, TorchHubSource, WebSource, ZooSource
 from nnenv.workflows.session import Session
+
+if TYPE_CHECKING:
+    from nnenv.adapters.oci_registry import OciRegistry
 
 _EXPIRED: Final = ": status 401"
 """How a refusal ends where a token has run out under a long transfer."""
@@ -89,7 +92,7 @@ def from_registry(session: Session, place: OciSource, reference: str, wanted: Sh
         if layer.packing == "raw" and wanted is not None:
             insist_same(layer.digest, wanted, place.shown)
         try:
-            _fetch_layer(session, registry, place, layer, got.filename)
+            _fetch_layer(session, registry, place.shown, reference, layer)
             if layer.packing == "raw":
                 return replace(got, sha256=layer.digest, size=layer.size, filename=_base_name(layer.path, got.filename))
             path, sha256, size = _extracted(session, layer.digest, layer.packing, place.shown, place.path)
@@ -143,20 +146,18 @@ def from_torch_hub(session: Session, place: TorchHubSource, revision: str, wante
     raise NotImplementedError
 
 
-def _fetch_layer(
-    session: Session, registry: OciRegistry, place: OciSource, layer: ArtifactLayer, filename: str
-) -> None:
+def _fetch_layer(session: Session, registry: OciRegistry, shown: str, reference: str, layer: ArtifactLayer) -> None:
     """Bring a layer into the store."""
     for last in (False, True):
         try:
-            download(session, [registry.address(layer.digest)], layer.digest, layer.size, filename)
+            download(session, [registry.address(layer.digest)], layer.digest, layer.size, shown)
         except NnenvError as error:
             if error.code != "index-unreachable":
                 raise
             if not last and any(line.endswith(_EXPIRED) for line in error.because):
-                registry.artifact(place.reference)
+                registry.artifact(reference)
                 continue
-            raise _unreachable(place.shown, *error.because) from None
+            raise _unreachable(shown, *error.because) from None
         return
 
 
