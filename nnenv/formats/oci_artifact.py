@@ -129,9 +129,7 @@ def _only_file(manifest: Manifest) -> ArtifactLayer:
     files = weights or [layer for layer in manifest.layers if not _BESIDE.fullmatch(layer.media_type)]
     if len(files) == 1:
         return files[0]
-    raise ArtifactError(
-        f"it has not one file of weights but {len(files)}: {_listed(files)}" if files else "it is empty"
-    )
+    raise ArtifactError(f"it has not one file of weights but {len(files)}: {_listed(files)}")
 
 
 def _listed(layers: Sequence[ArtifactLayer]) -> str:
