@@ -8,15 +8,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from nnenv.errors import NnenvError
+from nnenv.formats.hubconf import ENTRY_FILE, HubError, digest_prefix, file_name, weights_address
 from nnenv.formats.oci_artifact import ArtifactError, ArtifactLayer, Packing, choose_layers
 from nnenv.formats.packed_model import NoMember, member_chunks, only_member, packing_of
 from nnenv.spec.artifact import Sha256
-from nnenv.spec.model_source import KaggleSource, OciSource, TorchHubSource, WebSource, ZooSource
+from nnenv.spec.model_source import GitSource, KaggleSource, OciSource, TorchHubSource, WebSource, ZooSource
 from nnenv.workflows.session import Session
 
 if TYPE_CHECKING:
     from nnenv.adapters.oci_registry import OciRegistry
 
+_CODE_HOST: Final = "https://github.com"
+"""Where torch.hub looks for repositories."""
+_TEXT_LIMIT: Final = 1 << 20
+"""Bytes of a module's text."""
 _EXPIRED: Final = ": status 401"
 """How a refusal ends where a token has run out under a long transfer."""
 _PACKED_AS: Final = re.compile(r"(?<=@)[0-9a-f]{64}(?=[:#]|\Z)")
@@ -142,8 +147,63 @@ def from_archive(session: Session, place: ZooSource, locked: str = "") -> Got:
 
 
 def from_torch_hub(session: Session, place: TorchHubSource, revision: str, wanted: Sha256 | None) -> Got:
-    """The weights that the source's entry point loads at a revision; raises as `from_registry`."""
-    raise NotImplementedError
+    """The weights that the source's entry point loads at a revision, by the text of the repository's hubconf.py.
+
+    Raises as `from_registry`, and `digest-mismatch` if the file is not the one that its name says (torch.hub's
+    `name-SHA256PREFIX.ext`).
+    """
+    commit, url = _weights(session, place, revision)
+    try:
+        sha256, size = download(session, [url], wanted, None, file_name(url))
+    except NnenvError as error:
+        if error.code != "index-unreachable":
+            raise
+        raise _unreachable(place.identity, *error.because) from None
+    prefix = digest_prefix(url)
+    if not sha256.startswith(prefix):
+        raise NnenvError(
+            "digest-mismatch",
+            f"{place.identity} is not the file that its name says",
+            where=place.identity,
+            because=[f"named {file_name(url)}, so wanted {prefix}...", f"found  {sha256}"],
+            fix=["ask who publishes it; if those digits are no digest, name the file by https: and its sha256"],
+        )
+    return Got(
+        sha256=sha256,
+        size=size,
+        filename=_base_name(file_name(url), "weights"),
+        origin=place.at(commit),
+        revision=commit,
+    )
+
+
+def _weights(session: Session, place: TorchHubSource, revision: str) -> tuple[str, str]:
+    """(commit, address) of the weights."""
+    from nnenv.adapters.git_files import git_file
+    from nnenv.adapters.http import certificates, host_of
+    from nnenv.adapters.oci_registry import is_loopback
+
+    if session.offline:
+        what = f"--offline forbids to fetch {place.identity}"
+        raise NnenvError("offline", what, where=place.identity, fix=["run the command once without --offline"])
+    host = (session.environment.get("NNENV_CODE_HOST") or _CODE_HOST).rstrip("/")
+    repository = GitSource(url=f"{host}/{place.repository}.git", revision=revision, path=ENTRY_FILE)
+    try:
+        with (
+            session.store.scratch() as scratch,
+            git_file(repository, revision, scratch, session.environment, certificates(session.environment)) as file,
+        ):
+            url = weights_address(place.entrypoint, lambda path: file.text(path, _TEXT_LIMIT))
+            commit = file.commit
+    except HubError as error:
+        raise _unreachable(place.identity, str(error)) from None
+    except NnenvError as error:
+        if error.code != "model-unreachable":
+            raise
+        raise _unreachable(place.identity, *error.because) from None
+    if not url.startswith("https://") and not is_loopback(host_of(url)):
+        raise _unreachable(place.identity, f"its weights are at {host_of(url)} by plain http")
+    return commit, url
 
 
 def _fetch_layer(session: Session, registry: OciRegistry, shown: str, reference: str, layer: ArtifactLayer) -> None:

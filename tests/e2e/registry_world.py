@@ -210,7 +210,8 @@ class TokenServer:
             "iss": "i", "sub": "", "aud": "r", "exp": now + 300, "nbf": now - 10, "iat": now, "jti": "1",
             "access": [{"type": "repository", "name": repository, "actions": list(actions)}],
         }  # fmt: skip
-        signed = f"{_web64(json.dumps({'typ': 'JWT', 'alg': 'RS256', 'x5c': [chain]}).encode())}.{_web64(json.dumps(claims).encode())}"
+        head = {"typ": "JWT", "alg": "RS256", "x5c": [chain]}
+        signed = ".".join(_web64(json.dumps(part).encode()) for part in (head, claims))
         done = subprocess.run(
             ["openssl", "dgst", "-sha256", "-sign", self.key], input=signed.encode(), check=True, capture_output=True
         )
