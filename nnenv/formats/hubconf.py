@@ -232,7 +232,7 @@ class _Hub:
             return self._lookup(module, node.id)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             parts, name = module.imported.get(node.value.id, ((), ""))
-            inner = self._module((*parts, name) if name else parts) if parts else None
+            inner = self._module((*parts, name) if name else parts)
             return self._lookup(inner, node.attr) if inner else None
         return None
 
