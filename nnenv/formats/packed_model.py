@@ -64,6 +64,29 @@ def member_chunks(stream: BinaryIO, packing: Packing, what: str, path: str) -> I
         raise NoMember(f"it removes {path}" if hidden else f"it has no {path}", hidden=hidden)
 
 
+class _Gunzipped:
+    """What a gzip stream holds, read forwards; `archive-refused` where it is broken."""
+
+    def __init__(self, stream: BinaryIO, what: str) -> None:
+        self._plain = gzip.GzipFile(fileobj=stream)
+        self._what = what
+
+    def seekable(self) -> bool:
+        return False
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self._plain.read(size)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise NnenvError(
+                "archive-refused",
+                f"{self._what} is damaged",
+                where=self._what,
+                because=[f"its gzip stream is broken ({error})"],
+                fix=["fetch it again; if it stays, ask who packed it"],
+            ) from None
+
+
 def _kind(entry: TarEntry) -> str:
     return "as a folder" if entry.kind == "dir" else f"as a link to {entry.target[:200]}"
 
@@ -82,16 +105,6 @@ def _entries(stream: BinaryIO, packing: Packing, what: str) -> Iterator[tuple[Ta
         case "tar":
             yield from tar_contents(stream, what)
         case "tar+gzip":
-            try:
-                with gzip.GzipFile(fileobj=stream) as plain:
-                    yield from tar_contents(cast(BinaryIO, plain), what)
-            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-                raise NnenvError(
-                    "archive-refused",
-                    f"{what} is damaged",
-                    where=what,
-                    because=[f"its gzip stream is broken ({error})"],
-                    fix=["fetch it again; if it stays, ask who packed it"],
-                ) from None
+            yield from tar_contents(cast(BinaryIO, _Gunzipped(stream, what)), what)
         case _:
             raise NoMember(f"it is packed as {packing}, which is not read here")

@@ -116,7 +116,8 @@ def from_kaggle(session: Session, place: KaggleSource, locked: str = "") -> Got:
     from nnenv.adapters.kaggle_models import download_address
 
     url = download_address(place, session.http, session.environment)
-    archive = _archive(session, url, f"{place.model.split('/')[1]}.tar.gz", place.identity, locked)
+    rights = "accept the model's terms on Kaggle, and set KAGGLE_USERNAME and KAGGLE_KEY"
+    archive = _archive(session, url, f"{place.model.split('/')[1]}.tar.gz", place.identity, locked, rights)
     path, sha256, size = _from_archive(session, archive, place.identity, place.path)
     return Got(
         sha256=sha256,
@@ -221,7 +222,7 @@ def _fetch_layer(session: Session, registry: OciRegistry, shown: str, reference:
         return
 
 
-def _archive(session: Session, url: str, filename: str, what: str, locked: str) -> Sha256:
+def _archive(session: Session, url: str, filename: str, what: str, locked: str, rights: str = "") -> Sha256:
     """An archive in the store: that of a locked origin if it is there, else as the address gives it now. It may have
     been packed anew since; the file in it is what is locked."""
     known = _PACKED_AS.search(locked)
@@ -232,7 +233,8 @@ def _archive(session: Session, url: str, filename: str, what: str, locked: str) 
     except NnenvError as error:
         if error.code != "index-unreachable":
             raise
-        raise _unreachable(what, *error.because) from None
+        refused = any(line.endswith(("status 401", "status 403")) for line in error.because)
+        raise _unreachable(what, *error.because, fix=rights if refused else "") from None
 
 
 def _from_archive(session: Session, archive: Sha256, what: str, path: str) -> tuple[str, Sha256, int]:
@@ -261,11 +263,11 @@ def _base_name(path: str, otherwise: str) -> str:
     return name if name.isprintable() and name not in ("", ".", "..") and len(name.encode()) < 256 else otherwise
 
 
-def _unreachable(what: str, *because: str) -> NnenvError:
+def _unreachable(what: str, *because: str, fix: str = "") -> NnenvError:
     return NnenvError(
         "model-unreachable",
         f"{what} cannot be had",
         where=what,
         because=because,
-        fix=["correct the source in model.toml, or add another place under `sources`"],
+        fix=[*filter(None, [fix]), "correct the source in model.toml, or add another place under `sources`"],
     )
