@@ -23,7 +23,7 @@ from nnenv.errors import NnenvError
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
 TOOLS = (
-    *("dpkg", "fish", "gpgv", "qemu-aarch64-static", "readelf"),
+    *("docker-registry", "dpkg", "fish", "gpgv", "qemu-aarch64-static", "readelf"),
     *("shellcheck", "skopeo", "strace", "umoci", "zsh"),
 )
 """Programs that some tests compare nnenv with; `.ci/run` installs all of them."""

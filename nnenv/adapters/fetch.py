@@ -229,7 +229,7 @@ class _Transfer:
         """Return when the bytes are right. Raises HttpError or _WrongBytes when that will not be."""
         while not self._partial.matches():
             if self._partial.written >= self._size:
-                self._start_over("altered: it has the locked size, but another sha256")
+                self._start_over(f"altered: it has the locked size, but another sha256: {self._partial.sha256}")
                 continue
             before = self._partial.written
             try:
@@ -264,7 +264,7 @@ class _Transfer:
         if self._partial.matches():
             return
         if self._size == _LARGEST_UNKNOWN:
-            self._start_over("altered: another sha256")
+            self._start_over(f"altered: another sha256: {self._partial.sha256}")
         elif self._partial.written < self._size:
             cut = f"truncated: {self._partial.written} of {self._size} bytes"
             if self._failures >= self._http.retries:

@@ -58,6 +58,17 @@ class GitFile:
         with self._piped(b"", "cat-file", "blob", wanted) as stream:
             yield stream
 
+    def text(self, path: str, limit: int) -> str | None:
+        """Another file of the commit, if it is UTF-8 of at most `limit` bytes; None if there is none."""
+        wanted = f"{self.commit}:{path}"
+        try:
+            size = int(_said(self._folder, self._environment, self._source, "cat-file", "-s", wanted))
+            if size > limit:
+                return None
+            return _said(self._folder, self._environment, self._source, "cat-file", "blob", wanted).decode("utf-8")
+        except (NnenvError, UnicodeDecodeError):
+            return None
+
     @contextmanager
     def _piped(self, given: bytes, *words: str) -> Iterator[BinaryIO]:
         process = subprocess.Popen(

@@ -41,10 +41,19 @@ Answer = TypeVar("Answer")
 
 
 class HttpError(NnenvError):
-    """An `index-unreachable` refusal; `retryable` if another try may succeed, `pause` what the server asked for."""
+    """An `index-unreachable` refusal; `retryable` if another try may succeed, `pause` what the server asked for,
+    `challenge` the WWW-Authenticate of a 401."""
 
     def __init__(
-        self, url: str, cause: str, *, fix: str = "", retryable: bool = False, pause: float | None = None
+        self,
+        url: str,
+        cause: str,
+        *,
+        fix: str = "",
+        retryable: bool = False,
+        pause: float | None = None,
+        status: int = 0,
+        challenge: str = "",
     ) -> None:
         super().__init__(
             "index-unreachable",
@@ -56,6 +65,9 @@ class HttpError(NnenvError):
         self.cause = cause
         self.retryable = retryable
         self.pause = pause
+        self.status = status
+        """Of the answer; 0 without one."""
+        self.challenge = challenge
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,8 +131,8 @@ class Http:
         self._clock = clock
         self.retries = _retries(self._environ) if retries is None else retries
         """How often a failed request is made again."""
-        self.bearers: dict[str, str] = {}
-        """Host (and port) -> token that it is shown (RFC 6750), and no other host."""
+        self.credentials: dict[str, str] = {}
+        """Host (and port) -> the Authorization header that it is sent, and no other host."""
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
         self._connections = connections
@@ -340,9 +352,9 @@ class Http:
         """The Authorization header for `url`, from its own userinfo or from netrc, or empty."""
         if credentials:
             return credentials
-        bearer = self.bearers.get(host_of(url))
-        if bearer:
-            return f"Bearer {bearer}"
+        known = self.credentials.get(host_of(url))
+        if known:
+            return known
         import netrc
 
         path = Path(self._environ.get("NETRC") or Path(self._environ.get("HOME", "/nonexistent")) / ".netrc")
@@ -350,7 +362,7 @@ class Http:
         with suppress(OSError, netrc.NetrcParseError, UnicodeDecodeError):
             found = netrc.netrc(str(path)).authenticators(urlsplit(url).hostname or "")
             if found:
-                return _basic(found[0] or "", found[2] or "")
+                return basic_authorization(found[0] or "", found[2] or "")
         return ""
 
 
@@ -443,7 +455,8 @@ def _excluded(host: str, no_proxy: str) -> bool:
     return False
 
 
-def _basic(user: str, password: str) -> str:
+def basic_authorization(user: str, password: str) -> str:
+    """The Authorization header of RFC 7617, in UTF-8."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
 
 
@@ -455,7 +468,7 @@ def _split_credentials(url: str) -> tuple[str, str]:
     if not userinfo:
         return bare, ""
     user, _, password = userinfo.partition(":")
-    return bare, _basic(unquote(user), unquote(password))
+    return bare, basic_authorization(unquote(user), unquote(password))
 
 
 def _origin(url: str) -> tuple[str, str]:
@@ -497,9 +510,12 @@ def _expect(url: str, response: BaseHTTPResponse, status: int) -> None:
     response.close()
     cause = f"status {response.status}"
     if response.status in (401, 403, 407):
-        raise HttpError(url, cause, fix="give credentials: in the index's URL or in ~/.netrc")
+        fix = "give credentials: in the index's URL or in ~/.netrc"
+        challenge = ", ".join(response.headers.getlist("WWW-Authenticate"))
+        raise HttpError(url, cause, fix=fix, status=response.status, challenge=challenge)
     passing = response.status in _PASSING
-    raise HttpError(url, cause, retryable=passing, pause=_asked_pause(response) if passing else None)
+    pause = _asked_pause(response) if passing else None
+    raise HttpError(url, cause, retryable=passing, pause=pause, status=response.status)
 
 
 def _asked_pause(response: BaseHTTPResponse) -> float | None:

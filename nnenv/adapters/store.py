@@ -149,7 +149,12 @@ class ObjectWriter:
 
     def matches(self) -> bool:
         """True if the bytes so far are the expected ones."""
-        return self._hash.hexdigest() == self._expected and self._size in (None, self.written)
+        return self.sha256 == self._expected and self._size in (None, self.written)
+
+    @property
+    def sha256(self) -> Sha256:
+        """Of the bytes so far."""
+        return Sha256(self._hash.hexdigest())
 
     def restart(self) -> None:
         """Drop the bytes so far and begin anew."""
@@ -167,7 +172,7 @@ class ObjectWriter:
         Raises NnenvError: `digest-mismatch`, `disk-full`.
         """
         self._flush()
-        sha256 = Sha256(self._hash.hexdigest())
+        sha256 = self.sha256
         if guarded("verify"):
             self._compare(sha256)
         name = self._expected or sha256

@@ -1,4 +1,7 @@
-"""A tar reader for .debs that refuses whatever two readers could read in two ways, and unpacks nothing.
+"""A tar reader that refuses whatever two readers could read in two ways, and unpacks nothing.
+
+.debs are read in full strictness. Archives that others made of models may hold what says nothing of names and contents:
+pax records of other tools, devices.
 
 Source of the layout: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header"; the GNU tar manual,
 "Basic Tar Format", for long names and base-256 numbers.
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import BinaryIO, Final, Literal
@@ -36,6 +39,8 @@ _BASE_256_MARK = 0x80
 """First byte of a positive number in base 256; negative ones begin with 0xff and mean nothing here."""
 _PAX_USED = frozenset({"path", "linkpath", "size"})
 _PAX_IGNORED = frozenset({"mtime", "atime", "ctime", "uid", "gid", "uname", "gname"})
+_PAX_MEANINGFUL = ("GNU.sparse", "SCHILY.realsize", "hdrcharset", "charset")
+"""How keys begin that change what other records mean."""
 _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,5}) ([^=\n]+)=")
 _PAX_LIMIT = 64 << 10
 _DECIMAL = re.compile(r"[0-9]{1,18}\Z")
@@ -98,6 +103,28 @@ def read_tar(
     return tuple(entries)
 
 
+def tar_contents(
+    stream: BinaryIO, what: str, *, entry_limit: int = 250_000, size_limit: int = 256 << 30
+) -> Iterator[tuple[TarEntry, Iterator[bytes]]]:
+    """Each entry of an archive that anybody made, with its content in chunks of at most 1 MiB, in one pass.
+
+    The content must be taken before the next entry, or not at all. Nothing is said about entries together: a path may
+    come twice. Raises `archive-refused` naming `what`, entry and rule, at the latest at the end.
+    """
+    reader = _Blocks(stream, what)
+    content_size = count = 0
+    while (entry := _next_entry(reader, size_limit - content_size, what, foreign=True)) is not None:
+        content_size += entry.size
+        count += 1
+        if count > entry_limit:
+            raise _refused(what, "", f"it has more than {entry_limit} entries")
+        begun = reader.position
+        if entry.path:
+            yield entry, reader.chunks(entry.size)
+        reader.skip(entry.size + -entry.size % _BLOCK - (reader.position - begun))
+    reader.expect_zeros_to_the_end()
+
+
 def _refused(what: str, entry: str, rule: str) -> NnenvError:
     named = f"{entry[:200]!r}: " if entry else ""
     return NnenvError(
@@ -123,6 +150,12 @@ class _Blocks:
         if len(content) != size:
             raise _refused(self._what, "", f"it is cut off at byte {self.position}")
         return content
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        while size:
+            chunk = self.read(min(size, _CHUNK))
+            size -= len(chunk)
+            yield chunk
 
     def skip(self, size: int) -> None:
         """Pass over `size` bytes. A seek beyond the end shows at the next read."""
@@ -155,7 +188,7 @@ class _Overrides:
         self.values[key] = value
 
 
-def _next_entry(reader: _Blocks, size_limit: int, what: str) -> TarEntry | None:
+def _next_entry(reader: _Blocks, size_limit: int, what: str, *, foreign: bool = False) -> TarEntry | None:
     """The next entry with its extension headers applied; None at the end mark of two zero blocks."""
     overrides = _Overrides()
     while True:
@@ -169,7 +202,16 @@ def _next_entry(reader: _Blocks, size_limit: int, what: str) -> TarEntry | None:
         if typeflag in (b"L", b"K"):
             _read_long_name(reader, header, "path" if typeflag == b"L" else "linkpath", overrides, what)
         elif typeflag == b"x":
-            _read_pax(reader, header, overrides, what)
+            _read_pax(reader, header, overrides, what, foreign=foreign)
+        elif foreign and typeflag == b"g":
+            everywhere = _Overrides()
+            _read_pax(reader, header, everywhere, what, foreign=True)
+            if everywhere.values:
+                raise _refused(what, "", "a global pax header states a name or size")
+        elif foreign and typeflag in (b"3", b"4", b"6"):
+            if _number(header[124:136], "size", what):
+                raise _refused(what, "", f"an entry has content and is {_OTHER_KINDS[typeflag]}")
+            overrides = _Overrides()
         else:
             return _entry(header, overrides.values, reader.position, size_limit, what)
 
@@ -221,7 +263,7 @@ def _read_long_name(reader: _Blocks, header: bytes, key: str, overrides: _Overri
     overrides.put(key, _text(raw, what), what)
 
 
-def _read_pax(reader: _Blocks, header: bytes, overrides: _Overrides, what: str) -> None:
+def _read_pax(reader: _Blocks, header: bytes, overrides: _Overrides, what: str, *, foreign: bool = False) -> None:
     """Records `LENGTH KEY=VALUE\\n`, where LENGTH counts the whole record."""
     size = _number(header[124:136], "size", what)
     if not 0 < size <= _PAX_LIMIT:
@@ -234,7 +276,8 @@ def _read_pax(reader: _Blocks, header: bytes, overrides: _Overrides, what: str) 
         if not match or rest[length - 1 : length] != b"\n":
             raise _refused(what, "", f"a pax header has the malformed record {rest[:80]!r}")
         key = _decoded(match[2], what)
-        if key not in _PAX_USED | _PAX_IGNORED:
+        known = key in _PAX_USED | _PAX_IGNORED or (foreign and not key.startswith(_PAX_MEANINGFUL))
+        if not known:
             raise _refused(what, "", f"a pax header states {key[:80]!r}, which has no rule here")
         if key in _PAX_USED:
             overrides.put(key, _decoded(rest[match.end() : length - 1], what), what)

@@ -14,7 +14,19 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from nnenv.spec.artifact import Sha256
-from nnenv.spec.model_source import GIT, HUB, WEB, WHEEL, FileSource, ModelSource, read_source
+from nnenv.spec.model_source import (
+    GIT,
+    HUB,
+    KAGGLE,
+    OCI,
+    TORCHHUB,
+    WEB,
+    WHEEL,
+    ZOO,
+    FileSource,
+    ModelSource,
+    read_source,
+)
 
 NAME: Final = r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?"
 """Names of projects, models and indexes."""
@@ -40,7 +52,7 @@ CAPABILITY: Final = r"[1-9][0-9]?\.[0-9]"
 """Compute capability of a GPU, as NVIDIA writes it: `8.6`, `12.0`."""
 DRIVER: Final = r"(?:>=\s*)?[1-9][0-9]{2,3}(?:\.[0-9]{1,3}){0,2}"
 """The oldest driver of a fleet: a branch, or a version of NVIDIA's Linux driver (`535.104.05`)."""
-ELSEWHERE: Final = rf"{WEB}|{HUB}|{WHEEL}|{GIT}"
+ELSEWHERE: Final = "|".join((WEB, HUB, WHEEL, GIT, OCI, TORCHHUB, KAGGLE, ZOO))
 """Where models come from that are no files of the project."""
 LONGEST_SOURCE: Final = 4096
 """Characters of a source; common servers refuse addresses of 8 kB."""
@@ -224,7 +236,9 @@ class ModelSpec:
         default="", metadata={"schema": {**_like(SOURCE), "maxLength": LONGEST_SOURCE}, "or": "sources"}
     )
     """Where the model file is: `file:` and a path from the project, an `https:` address, `hf:org/name@revision:path` on
-    a model hub, `pypi:distribution==version/path` in a wheel, or `git+https://host/repository@revision#path`."""
+    a model hub, `pypi:distribution==version/path` in a wheel, `git+https://host/repository@revision#path`,
+    `oci:registry/repository:tag#path`, `torchhub:owner/repository@revision:entrypoint`,
+    `kaggle:owner/model/framework/variation/version:path`, or `onnxzoo:` and the address of an archive."""
     sources: tuple[str, ...] = field(
         default=(),
         metadata={"schema": _list_of({**_like(ELSEWHERE), "maxLength": LONGEST_SOURCE}, minItems=1, uniqueItems=True)},

@@ -29,7 +29,7 @@ from nnenv.spec.manifest import (
     Requires,
     TargetSpec,
 )
-from nnenv.spec.model_source import GIT, HUB, WEB, WHEEL
+from nnenv.spec.model_source import GIT, HUB, KAGGLE, OCI, TORCHHUB, WEB, WHEEL, ZOO
 from nnenv.spec.toml_gate import KeyPath, line_of, read_toml
 
 MOST_MISTAKES: Final = 100
@@ -114,7 +114,10 @@ def _model(name: str, table: _Table, targets: Sequence[str]) -> ModelSpec:
         table.mistake(("sources",), "stands beside `source`", ["keep one of the two"])
     if any(text.startswith("file:") for text in sources):
         table.mistake(("sources",), "holds a file of the project", ["name that by `source`, alone"])
-    if any(text.startswith(("http://", "git+http://")) for text in (source, *sources)) and not sha256:
+    if (
+        any(text.startswith(("http://", "git+http://", "onnxzoo:http://")) for text in (source, *sources))
+        and not sha256
+    ):
         table.mistake(
             ("sha256",), "is needed for a source by plain http, whose bytes anybody on the way can change",
             ["write the digest of the file", "or an https: address"],
@@ -468,7 +471,6 @@ Rule = Callable[[str], str]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LONGEST_PATH: Final = 1024
-_SCHEMES_TO_COME: Final = ("oci", "torchhub", "kaggle", "tfhub", "onnxzoo")
 _PLATFORM_ALIASES: Final = {
     "amd64": "linux/amd64",
     "x86_64": "linux/amd64",
@@ -581,12 +583,12 @@ def _source(text: str) -> str:
         if not re.fullmatch(pattern, text):
             raise RuleError(f"{_shown(text)} is no {scheme}: source", form)
         return _normal_wheel_source(text) if scheme == "pypi" else text
-    if scheme in _SCHEMES_TO_COME:
-        raise RuleError(f"sources of scheme {scheme}: are not supported by this version of nnenv", fix)
-    nearest = _nearest(scheme, ("file", *_SOURCE_FORMS, *_SCHEMES_TO_COME))
+    nearest = _nearest(scheme, ("file", *_SOURCE_FORMS))
     raise RuleError(f"{_shown(scheme)} is no scheme of a source", f"did you mean {nearest}:?" if nearest else fix)
 
 
+_PLAIN: Final = ("http://", "git+http://", "onnxzoo:http://")
+"""Sources whose bytes nobody vouches for."""
 _SOURCE_FORMS: Final = {
     "https": (WEB, "write https://host/path, without user name, password and fragment"),
     "http": (WEB, "write http://host/path, without user name, password and fragment"),
@@ -594,6 +596,11 @@ _SOURCE_FORMS: Final = {
     "git+http": (GIT, "write git+http://host/repository@revision#path/of/file"),
     "hf": (HUB, "write hf:org/name@revision:path/of/file"),
     "pypi": (WHEEL, "write pypi:distribution==version/path/in/wheel"),
+    "oci": (OCI, "write oci:registry/repository:tag or oci:registry/repository@sha256:digest, and #path/of/file"),
+    "torchhub": (TORCHHUB, "write torchhub:owner/repository@revision:entrypoint"),
+    "kaggle": (KAGGLE, "write kaggle:owner/model/framework/variation/version:path/of/file"),
+    "tfhub": (KAGGLE, "write tfhub:owner/model/framework/variation/version:path/of/file"),
+    "onnxzoo": (ZOO, "write onnxzoo:https://host/path/model.tar.gz or onnxzoo:file:path/of/model.tar.gz"),
 }
 """Scheme -> its form, and how to write it."""
 

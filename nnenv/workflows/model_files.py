@@ -13,7 +13,27 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from nnenv.errors import NnenvError
 from nnenv.spec.artifact import Artifact, Kind, Sha256
 from nnenv.spec.manifest import Manifest, ModelSpec
-from nnenv.spec.model_source import FileSource, GitSource, HubSource, ModelSource, WebSource, WheelSource
+from nnenv.spec.model_source import (
+    FileSource,
+    GitSource,
+    HubSource,
+    KaggleSource,
+    ModelSource,
+    OciSource,
+    TorchHubSource,
+    WebSource,
+    WheelSource,
+    ZooSource,
+)
+from nnenv.workflows.model_places import (
+    Got,
+    download,
+    from_archive,
+    from_kaggle,
+    from_registry,
+    from_torch_hub,
+    insist_same,
+)
 from nnenv.workflows.session import Session
 
 if TYPE_CHECKING:
@@ -21,7 +41,9 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-_NEXT_PLACE: Final = frozenset({"model-unreachable", "index-unreachable", "offline", "digest-mismatch"})
+_NEXT_PLACE: Final = frozenset(
+    {"model-unreachable", "index-unreachable", "offline", "digest-mismatch", "archive-refused"}
+)
 """Refusals of one place that another may make good."""
 
 
@@ -116,6 +138,14 @@ class _Asking:
             case GitSource():
                 sha256, size, commit = self._from_git(place, place.revision)
                 return self._model(spec, place.filename, sha256, size, place.at(commit), commit)
+            case OciSource():
+                return self._got(spec, from_registry(self._session, place, place.reference, spec.sha256))
+            case TorchHubSource():
+                return self._got(spec, from_torch_hub(self._session, place, place.revision, spec.sha256))
+            case KaggleSource():
+                return self._got(spec, from_kaggle(self._session, place))
+            case ZooSource():
+                return self._got(spec, from_archive(self._session, place))
             case FileSource():
                 raise AssertionError("files of the project are read by `inputs`")
 
@@ -133,14 +163,29 @@ class _Asking:
             case WheelSource():
                 version = _locked(artifact.origin, f"pypi:{place.distribution}==", f"/{place.path}")
                 got, _, _ = self._from_wheel(place, f"=={version}" if version else place.specifier)
-                _insist_same(got, expected, place)
+                insist_same(got, expected, place.identity)
             case GitSource():
                 before, behind = place.at("@").split("@@")
                 commit = _locked(artifact.origin, f"{before}@", behind) or place.revision
                 got, _, _ = self._from_git(place, commit)
-                _insist_same(got, expected, place)
+                insist_same(got, expected, place.identity)
+            case OciSource():
+                before, behind = place.at("@").split("@@")
+                reference = _locked(artifact.origin, f"{before}@", behind) or place.reference
+                insist_same(from_registry(self._session, place, reference, expected).sha256, expected, place.shown)
+            case TorchHubSource():
+                before, behind = place.at("@").split("@@")
+                commit = _locked(artifact.origin, f"{before}@", behind) or place.revision
+                insist_same(from_torch_hub(self._session, place, commit, expected).sha256, expected, place.identity)
+            case KaggleSource():
+                insist_same(from_kaggle(self._session, place, artifact.origin).sha256, expected, place.identity)
+            case ZooSource():
+                insist_same(from_archive(self._session, place, artifact.origin).sha256, expected, place.identity)
             case FileSource():
                 raise NnenvError("model-unreachable", f"{place.path} is a file of the project")
+
+    def _got(self, spec: ModelSpec, got: Got) -> FoundModel:
+        return self._model(spec, got.filename, got.sha256, got.size, got.origin, got.revision, got.licence)
 
     def _model(
         self,
@@ -167,7 +212,7 @@ class _Asking:
     @staticmethod
     def _insist(spec: ModelSpec, sha256: Sha256 | None, place: ModelSource | str) -> None:
         if spec.sha256 and sha256 is not None:
-            _insist_same(sha256, spec.sha256, place)
+            insist_same(sha256, spec.sha256, place if isinstance(place, str) else place.identity)
 
     def _from_hub(self, place: HubSource, commit: str, expected: Sha256 | None, size: int | None) -> tuple[Sha256, int]:
         from nnenv.adapters.http import host_of
@@ -176,20 +221,13 @@ class _Asking:
         url = hub.address(place, commit)
         token = hub.token()
         if token:
-            self._session.http.bearers[host_of(url)] = token
+            self._session.http.credentials[host_of(url)] = f"Bearer {token}"
         return self._download([url], expected, size, place.filename)
 
     def _download(
         self, urls: Sequence[str], expected: Sha256 | None, size: int | None, filename: str
     ) -> tuple[Sha256, int]:
-        from nnenv.adapters.fetch import Download, fetch_all, fetch_unknown
-
-        session = self._session
-        if expected is None:
-            return fetch_unknown(urls[0], filename, session.store, session.http, session.progress)
-        download = Download(sha256=expected, size=size, filename=filename, urls=urls)
-        fetch_all([download], session.store, session.http, workers=1, progress=session.progress)
-        return expected, session.store.path(expected).stat().st_size
+        return download(self._session, urls, expected, size, filename)
 
     def _from_git(self, place: GitSource, revision: str) -> tuple[Sha256, int, str]:
         """(sha256, size, commit)."""
@@ -265,18 +303,6 @@ def _locked(origin: str, before: str, behind: str) -> str | None:
     if origin.startswith(before) and origin.endswith(behind):
         return origin[len(before) : len(origin) - len(behind)]
     return None
-
-
-def _insist_same(found: Sha256, expected: Sha256, place: ModelSource | str) -> None:
-    if found != expected:
-        what = place if isinstance(place, str) else place.identity
-        raise NnenvError(
-            "digest-mismatch",
-            f"{what} is not the file that is wanted",
-            where=what,
-            because=[f"wanted {expected}", f"found  {found}"],
-            fix=["correct sha256 or the source in model.toml, or lock again with `nnenv lock -P MODEL`"],
-        )
 
 
 def _no_member(place: WheelSource, because: str) -> NnenvError:
