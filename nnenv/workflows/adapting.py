@@ -280,7 +280,7 @@ class _Adapting:
         reference = toolchain.answers(before, cases)
         if reference.error:
             raise _refused(step, "the model before it does not run", [reference.error])
-        drift = max(_drift(one, other) for one, other in zip(reference.outputs, said.outputs, strict=False))
+        drift = max(distance(one, other) for one, other in zip(reference.outputs, said.outputs, strict=False))
         if step.max_drift is not None and not drift <= step.max_drift:
             raise NnenvError(
                 "adaptation-drift",
@@ -341,7 +341,7 @@ class _Adapting:
         )
         yield strict
         if set(bound.case.expected) == set(outputs):
-            loose = max(LEAST_LOOSE, LOOSE * _drift(bound.case.expected, outputs), lock.tolerance or 0.0)
+            loose = max(LEAST_LOOSE, LOOSE * distance(bound.case.expected, outputs), lock.tolerance or 0.0)
             if loose >= 1:
                 # At 1 an output of zeros would pass: such a case proves nothing.
                 done = " and ".join(step.step for step in steps)
@@ -563,7 +563,7 @@ def _insist_on_life(step: Step, said: Ran) -> None:
         raise _refused(step, "the model that it made answers the same whatever it is asked", [vacuity.reason])
 
 
-def _drift(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> float:
+def distance(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> float:
     """Largest max|a-e|/max|e| of the outputs, in float64; 1 for another shape."""
     import numpy as np
 

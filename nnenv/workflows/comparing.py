@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnenv.adapters import git
 from nnenv.adapters.files import read_inside
 from nnenv.errors import NnenvError
 from nnenv.image.layer_difference import ImageDifference, image_difference
-from nnenv.resolve.lock_difference import LockDifference, lock_difference
+from nnenv.resolve.lock_difference import Change, LockDifference, TargetDifference, lock_difference
+from nnenv.spec.artifact import Sha256
 from nnenv.spec.lock_toml import SIZE_LIMIT, read_lock
 from nnenv.spec.lockfile import Lockfile, TargetLock
 from nnenv.spec.names import LOCK_NAME
@@ -48,12 +49,60 @@ def compare_locks(session: Session, sides: Sequence[str]) -> Comparison:
     """
     old, new = _sides(session, sides)
     names = sorted({target.name for target in (*old.lockfile.targets, *new.lockfile.targets)})
+    difference = lock_difference(old.lockfile, new.lockfile)
+    targets = (
+        replace(target, facts=(*target.facts, *_outputs_moved(session, old, new, target)))
+        for target in difference.targets
+    )
     return Comparison(
         old=old,
         new=new,
-        difference=lock_difference(old.lockfile, new.lockfile),
+        difference=replace(difference, targets=tuple(targets)),
         images={name: image_difference(_target(old, name), _target(new, name)) for name in names},
     )
+
+
+def _outputs_moved(session: Session, old: Side, new: Side, target: TargetDifference) -> Iterator[Change]:
+    """How far what is expected of another model file is from what was, for cases with the same inputs."""
+    if target.old is None or target.new is None:
+        return
+    before = {model.name: model for model in old.lockfile.models_of(target.old)}
+    for model in new.lockfile.models_of(target.new):
+        was = before.get(model.name)
+        if was is None or was.file == model.file:
+            continue
+        cases = {case.name: case for case in was.cases if case.against is None}
+        lines = []
+        for case in model.cases:
+            earlier = cases.get(case.name)
+            if case.against is not None or earlier is None or earlier.inputs != case.inputs:
+                continue
+            moved = _distance(session, earlier.expected, case.expected)
+            how = "cannot be told: the store lacks a file" if moved is None else f"by {moved:.1e} of the largest"
+            lines.append(f"{case.name} moved {how}" if moved != 0.0 else f"{case.name} as before")
+        if lines:
+            yield Change(key=f"outputs of {model.name}", gone=(), came=tuple(lines))
+
+
+def _distance(session: Session, old: Sequence[Sha256], new: Sequence[Sha256]) -> float | None:
+    """Largest max|a-e|/max|e| between outputs by their names; None where the store cannot tell."""
+    from nnenv.verify.tensors import TensorError, read_tensor
+    from nnenv.workflows.adapting import distance
+
+    sides = []
+    for digests in (old, new):
+        if not all(session.store.contains(digest) for digest in digests):
+            return None
+        tensors = {}
+        for number, digest in enumerate(digests):
+            with session.store.open(digest) as stream:
+                try:
+                    name, array = read_tensor(stream.read())
+                except TensorError:
+                    return None
+            tensors[name or str(number)] = array
+        sides.append(tensors)
+    return distance(*sides)
 
 
 def _target(side: Side, name: str) -> tuple[Lockfile, TargetLock] | None:

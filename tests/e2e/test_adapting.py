@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,7 @@ def test_two_stores_one_digest_and_other_tools_another(tmp_path: Path, shared_st
         "adapted digits ", "adapted digits  "
     )
     assert "onnxruntime 1.23.2" in said
+    assert "outputs of digits  tests/digits/test_data_set_0 " in re.sub(r" {2,}", "  ", said)
 
 
 def test_saturating_integers_are_refused_or_repaired(project: User) -> None:
