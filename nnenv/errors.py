@@ -11,7 +11,7 @@ from typing import Final
 CODES: Final[dict[str, str]] = {
     "adaptation-drift": "A step of adaptation moves a model's outputs further than it may.",
     "adaptation-failed": "A step of adaptation made no model that can be used.",
-    "archive-refused": "A .deb (ar, tar or compression layer) breaks a rule of the strict gate.",
+    "archive-refused": "A .deb, or an archive that holds a model, breaks a rule of the strict gate.",
     "case-invalid": "An inference test case cannot be read or does not fit its model.",
     "changed-meanwhile": "A file changed on disk between nnenv's reading and writing it.",
     "clock-or-release": "A Debian Release file is expired, older than the locked one, or for another suite.",

@@ -1,6 +1,7 @@
 """What the machine must offer for some tests: told once, and never passed over in silence.
 
-A test marked `docker`, `network` or `mounting` is deselected where the machine lacks that, and the summary says so.
+A test marked `docker`, `network`, `mounting` or `registry` is deselected where the machine lacks that, and the summary
+says so.
 With CI=true nothing is deselected: such a test fails, because a machine that has to prove everything must be able to.
 """
 
@@ -23,7 +24,7 @@ from nnenv.errors import NnenvError
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
 TOOLS = (
-    *("docker-registry", "dpkg", "fish", "gpgv", "qemu-aarch64-static", "readelf"),
+    *("dpkg", "fish", "gpgv", "qemu-aarch64-static", "readelf"),
     *("shellcheck", "skopeo", "strace", "umoci", "zsh"),
 )
 """Programs that some tests compare nnenv with; `.ci/run` installs all of them."""
@@ -44,6 +45,8 @@ def lacking(marker: str) -> str:
             return _lacking_mounts()
         case "browser":
             return "" if shutil.which("chromium") else "there is no chromium"
+        case "registry":
+            return "" if shutil.which("docker-registry") else "docker-registry is not installed"
         case _:
             return ""
 
@@ -79,11 +82,12 @@ def reasons(item: pytest.Item) -> dict[str, str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The marker that only these tests have, and Ctrl-C as a terminal gives it.
+    """The markers that only these tests have, and Ctrl-C as a terminal gives it.
 
     A shell starts background jobs with SIGINT ignored, and Python then raises no KeyboardInterrupt.
     """
     config.addinivalue_line("markers", "mounting: needs a root that may mount a small disk")
+    config.addinivalue_line("markers", "registry: needs Debian's docker-registry")
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -39,7 +39,8 @@ class Artifact:
     origin: str
     """How to ask a source, never which host: `python`, `python:NAME` (an `[[index]]`),
     `debian:SUITE:pool/path.deb`, `file:path/in/project`; of a model also `web:` with a digest of its address,
-    `hf:org/name@commit:path`, `pypi:distribution==version/path`, or `git:` with a digest of a repository's address."""
+    `hf:org/name@commit:path`, `pypi:distribution==version/path`, `git:` or `oci:` with a digest of a repository's
+    address, `torchhub:` with a commit, or `kaggle:` or `onnxzoo:` with the sha256 of an archive."""
     architecture: str = ""
     """Debian architecture of a .deb; empty otherwise."""
     requires_python: str = ""

@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import re
-import shutil
 import socket
 import subprocess
 import tarfile
@@ -22,8 +21,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from urllib.parse import parse_qs, urlsplit
-
-import pytest
 
 from nnenv.formats.oci import MEDIA_CONFIG, MEDIA_INDEX, MEDIA_MANIFEST
 
@@ -144,9 +141,6 @@ def tar_of(files: Mapping[str, bytes], *, form: int = tarfile.PAX_FORMAT, zipped
 @contextmanager
 def registry(folder: Path, auth: str = "") -> Iterator[Registry]:
     """A registry with its data in `folder`; `auth` is the section of that name in its configuration."""
-    program = shutil.which("docker-registry")
-    if program is None:
-        pytest.skip("docker-registry is not installed")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -156,7 +150,7 @@ def registry(folder: Path, auth: str = "") -> Iterator[Registry]:
         f"  delete: {{enabled: true}}\nhttp: {{addr: '{host}'}}\n{auth}"
     )
     with (folder / "registry.log").open("wb") as log:
-        process = subprocess.Popen([program, "serve", configuration], stdout=log, stderr=log)
+        process = subprocess.Popen(["docker-registry", "serve", configuration], stdout=log, stderr=log)
     try:
         for _ in range(200):
             try:

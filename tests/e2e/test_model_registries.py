@@ -67,6 +67,7 @@ def weight(data: bytes = MODEL, path: str = "net.onnx") -> Layer:
     return Layer(WEIGHT, data, {"org.cncf.model.filepath": path})
 
 
+@pytest.mark.registry
 def test_a_tag_becomes_a_manifest(user: User, open_registry: Registry) -> None:
     """The lock keeps the digest and no host; the tag moves on and goes, and what was locked is fetched all the same."""
     licence = {"org.opencontainers.image.licenses": "MIT"}
@@ -107,6 +108,7 @@ KITOPS = "application/vnd.kitops.modelkit.model.v1.tar"
 PACKED = {"deep/net.onnx": MODEL, "deep/config.json": b"{}"}
 
 
+@pytest.mark.registry
 @pytest.mark.parametrize(
     ("path", "layers"),
     [
@@ -138,6 +140,7 @@ def test_the_forms_that_models_are_pushed_in(
     assert object_path(user).exists()
 
 
+@pytest.mark.registry
 def test_a_file_of_an_image(user: User, open_registry: Registry) -> None:
     """The topmost layer that has it wins, a whiteout removes it; an index of one image is followed."""
     low = Layer(MEDIA_LAYER_TAR, tar_of({"opt/net.onnx": OTHER, "opt/low.onnx": MODEL, "link/x": b"->y"}))
@@ -171,6 +174,7 @@ def test_a_file_of_an_image(user: User, open_registry: Registry) -> None:
         assert because in error["because"][-1]
 
 
+@pytest.mark.registry
 def test_several_files_and_no_path(user: User, open_registry: Registry) -> None:
     """Refused with their names."""
     open_registry.artifact("zoo/several", "v1", weight(), weight(OTHER, "b.onnx"))
@@ -180,6 +184,7 @@ def test_several_files_and_no_path(user: User, open_registry: Registry) -> None:
     assert error_of(user, "lock")["because"] == ["no layer is called c.onnx; there are net.onnx, b.onnx"]
 
 
+@pytest.mark.registry
 def test_a_password(user: User, tmp_path: Path) -> None:
     """A registry with basic authentication is read by what `docker login` left behind."""
     (tmp_path / "htpasswd").write_text(HTPASSWD)
@@ -205,6 +210,7 @@ def nothing_holds(user: User, *secrets: bytes) -> bool:
     return not any(secret in path.read_bytes() for path in files for secret in secrets)
 
 
+@pytest.mark.registry
 def test_tokens(user: User, tmp_path: Path) -> None:
     """A registry that wants tokens gives them to anybody for what is public, and for the rest to who has a password."""
     with TokenServer(tmp_path) as tokens, registry(tmp_path, tokens.auth) as made:
@@ -283,6 +289,7 @@ def test_refusals(user: User, flaky: FlakyServer, status: str, path: str) -> Non
     assert (error["code"], error["where"]) == ("model-unreachable", source_at(flaky))
 
 
+@pytest.mark.registry
 def test_the_second_place(user: User, flaky: FlakyServer, open_registry: Registry) -> None:
     """When the first registry is gone: at the lock, and for bytes that the lock knows."""
     open_registry.artifact("mirror/net", "v1", README, weight())

@@ -22,6 +22,7 @@ from nnenv.errors import NnenvError, SeveralErrors
 from nnenv.spec import manifest_toml
 from nnenv.spec.manifest import Manifest, TargetSpec, meaning, required_by
 from nnenv.spec.manifest_toml import RuleError, normal_requirement, parse_manifest
+from nnenv.spec.model_source import MODEL_ORIGINS
 
 ROOT = Path(__file__).parents[2]
 
@@ -406,20 +407,17 @@ def test_what_must_be_there(text: str, expected: list[str]) -> None:
             "'x' is no scheme of a source -> download the model into the project and write file: and its path",
         ),
         *(
-            (
-                f"{scheme}:m",
-                f"sources of scheme {scheme}: are not supported by this version of nnenv -> "
-                "download the model into the project and write file: and its path",
-            )
-            for scheme in ("oci", "torchhub", "kaggle", "tfhub", "onnxzoo")
-        ),
-        *(
             (f"{scheme}:m", f"'{scheme}:m' is no {scheme}: source -> write {form}")
             for scheme, form in (
                 ("https", "https://host/path, without user name, password and fragment"),
                 ("git+https", "git+https://host/repository@revision#path/of/file"),
                 ("hf", "hf:org/name@revision:path/of/file"),
                 ("pypi", "pypi:distribution==version/path/in/wheel"),
+                ("oci", "oci:registry/repository:tag or oci:registry/repository@sha256:digest, and #path/of/file"),
+                ("torchhub", "torchhub:owner/repository@revision:entrypoint"),
+                ("kaggle", "kaggle:owner/model/framework/variation/version:path/of/file"),
+                ("tfhub", "tfhub:owner/model/framework/variation/version:path/of/file"),
+                ("onnxzoo", "onnxzoo:https://host/path/model.tar.gz or onnxzoo:file:path/of/model.tar.gz"),
             )
         ),
         ("file:", f"'' is no path -> write a path of 1 to {manifest_toml._LONGEST_PATH} characters"),
@@ -664,3 +662,62 @@ sources = ["https://h.example/m.onnx?x=1", "hf:Org/Name@refs/pr/1:onnx/m.onnx", 
     assert "h.example" not in said[0]
     other = parse_manifest(text.replace(b"?x=1", b"?x=2"))
     assert meaning(other) != meaning(parse_manifest(text))
+
+
+SHA = "0" * 64
+ELSEWHERE = '[project]\nname = "p"\nversion = "1"\n[targets.cpu]\n[models.a]\nversion = "1"\nsource = "file:m.onnx"\n'
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "oci:h.example/net:v1",
+        "oci:h.example:5000/zoo/a-b__c/net:v1.0_x#deep/net.onnx",
+        f"oci:localhost/net@sha256:{SHA}",
+        f"oci:[::1]:5000/net@sha256:{SHA}#net.onnx",
+        "oci:registry:5000/net:latest",
+        "torchhub:owner/repo.x@v0.1/x:entry_1",
+        "kaggle:who/net/onnx/small/3",
+        "tfhub:who/net/tfLite/v1.0/12:deep/net.onnx",
+        "onnxzoo:https://h.example/net.tar.gz?download=1",
+        "onnxzoo:file:zoo/net.tar.gz",
+    ],
+)
+def test_sources_inside_of_something(source: str) -> None:
+    """They are read, and the place that is meant says no host."""
+    manifest = parse_manifest(ELSEWHERE.replace("file:m.onnx", source).encode())
+    (place,) = manifest.models[0].places
+    assert "h.example" not in place.identity
+    assert place.identity.startswith(MODEL_ORIGINS)
+    assert getattr(place, "shown", source) == source
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "oci:net:v1",
+        "oci:zoo/net:v1",
+        "oci:h.example/net",
+        "oci:h.example/Net:v1",
+        "oci:u:p@h.example/net:v1",
+        f"oci:h.example/net@sha256:{SHA[1:]}",
+        f"oci:h.example/net:v1@sha256:{SHA}",
+        "oci:h.example/net:v1#../x",
+        "oci:h.example/net:v1#/x",
+        "oci:h.example/../net:v1",
+        "oci:h.example/net:-v1",
+        "torchhub:owner/repo:entry",
+        "torchhub:owner/repo@main:entry-point",
+        "kaggle:who/net/onnx/small",
+        "kaggle:who/net/onnx/small/0",
+        "kaggle:who/net/onnx/../3",
+        "kaggle:who/net/onnx/small/3:/x",
+        "onnxzoo:resnet50",
+        "onnxzoo:file:../x.tar",
+        "onnxzoo:https://u:p@h.example/x.tar",
+    ],
+)
+def test_sources_that_are_none(source: str) -> None:
+    """Each is told the form of its scheme."""
+    (mistake,) = mistakes(ELSEWHERE.replace("file:m.onnx", source))
+    assert f"is no {source.partition(':')[0]}: source -> write " in mistake
