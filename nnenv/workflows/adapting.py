@@ -203,12 +203,15 @@ class _Adapting:
             if self._keys(chain, before.steps) == [step.key for step in before.steps] and (
                 _asked(before.cases) == _asked(model.cases)
             ):
+                for step, done in zip(chain.steps, before.steps, strict=True):
+                    _insist_on_drift(chain, step, done)
                 return self._reused(before)
         steps: list[StepLock] = []
         current = model.file
         for step in chain.steps:
             key = self._key(chain, step, current)
             done = self._remembered(key, model.name) or self._done(chain, step, key, current)
+            _insist_on_drift(chain, step, done)
             steps.append(done)
             current = done.output
         return self._whole(chain, tuple(steps), current)
@@ -281,13 +284,6 @@ class _Adapting:
         if reference.error:
             raise _refused(step, "the model before it does not run", [reference.error])
         drift = max(distance(one, other) for one, other in zip(reference.outputs, said.outputs, strict=False))
-        if step.max_drift is not None and not drift <= step.max_drift:
-            raise NnenvError(
-                "adaptation-drift",
-                f"the step {step.spec.step} moves the outputs too far",
-                because=[f"max|a-e|/max|e| is {drift:.1e}, more than {step.max_drift:.1e}"],
-                fix=["change the step, or allow more with max-drift if the model's quality allows it"],
-            )
         return _rounded(drift)
 
     def _whole(self, chain: _Chain, steps: tuple[StepLock, ...], file: Sha256) -> DerivationLock:
@@ -464,6 +460,18 @@ class _Adapting:
             if is_other and (before.model, before.number) == (one.model, one.number):
                 return replace(one, baseline=before.value, baseline_file=before.file)
         return one
+
+
+def _insist_on_drift(chain: _Chain, step: Step, done: StepLock) -> None:
+    """NnenvError `adaptation-drift` if a step, done now or before, moves more than it may."""
+    if step.max_drift is not None and not done.drift <= step.max_drift:
+        error = NnenvError(
+            "adaptation-drift",
+            f"the step {step.spec.step} moves the outputs too far",
+            because=[f"max|a-e|/max|e| is {done.drift:.1e}, more than {step.max_drift:.1e}"],
+            fix=["change the step, or allow more with max-drift if the model's quality allows it"],
+        )
+        raise _told(error, chain.model.name, chain.target)
 
 
 def _several_files(model: str, where: str) -> NnenvError:
