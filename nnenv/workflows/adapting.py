@@ -95,33 +95,23 @@ def adapted(
     return _Adapting(session, manifest, inputs, targets, artifacts, old, forgotten, lock_toolchain).adapted()
 
 
+@dataclass(slots=True)
 class _Adapting:
     """One lock's adaptations."""
 
-    def __init__(
-        self,
-        session: Session,
-        manifest: Manifest,
-        inputs: Inputs,
-        targets: Sequence[TargetLock],
-        artifacts: Mapping[Sha256, Artifact],
-        old: Lockfile | None,
-        forgotten: frozenset[str],
-        lock_toolchain: LockToolchain,
-    ) -> None:
-        self._session = session
-        self._manifest = manifest
-        self._inputs = inputs
-        self._targets = targets
-        self._artifacts = artifacts
-        self._old = old
-        self._forgotten = forgotten
-        self._lock_toolchain = lock_toolchain
-        self._toolchains: dict[tuple[tuple[str, ...], str], TargetLock] = {}
-        self._running: dict[str, Toolchain] = {}
-        self._ends = ExitStack()
-        self._made: dict[Sha256, Artifact] = {}
-        self._notices: dict[str, None] = {}
+    _session: Session
+    _manifest: Manifest
+    _inputs: Inputs
+    _targets: Sequence[TargetLock]
+    _artifacts: Mapping[Sha256, Artifact]
+    _old: Lockfile | None
+    _forgotten: frozenset[str]
+    _lock_toolchain: LockToolchain
+    _toolchains: dict[tuple[tuple[str, ...], str], TargetLock] = field(default_factory=dict)
+    _running: dict[str, Toolchain] = field(default_factory=dict)
+    _ends: ExitStack = field(default_factory=ExitStack)
+    _made: dict[Sha256, Artifact] = field(default_factory=dict)
+    _notices: dict[str, None] = field(default_factory=dict)
 
     def adapted(self) -> Adaptation:
         """Everything, in the order of models and targets."""
@@ -152,8 +142,8 @@ class _Adapting:
             steps = {spec.name: spec.adapted_for(target.name) for spec in models}
             wanted = [spec for spec in models if steps[spec.name] or _is_measured(spec, target.name)]
             for spec in wanted:
-                if steps[spec.name] and locked[spec.name].files:
-                    raise _several_files(spec.name, self._place(spec, steps[spec.name][0]))
+                place = self._place(spec, steps[spec.name][0]) if steps[spec.name] else f"models.{spec.name}.eval"
+                _insist_on_one_onnx_file(locked[spec.name], place, is_adapted=bool(steps[spec.name]))
             if not wanted:
                 continue
             decisions = {
@@ -474,14 +464,24 @@ def _insist_on_drift(chain: _Chain, step: Step, done: StepLock) -> None:
         raise _told(error, chain.model.name, chain.target)
 
 
-def _several_files(model: str, where: str) -> NnenvError:
-    return NnenvError(
-        "adaptation-failed",
-        f"model {model} has its weights in further files, and cannot be adapted",
-        where=where,
-        because=["steps read and write single files"],
-        fix=["save the model as one file of less than 2 GiB"],
-    )
+def _insist_on_one_onnx_file(model: ModelLock, where: str, *, is_adapted: bool) -> None:
+    """NnenvError for a model that a toolchain cannot run, or a step cannot read."""
+    if model.format != "onnx":
+        raise NnenvError(
+            "adaptation-failed" if is_adapted else "evaluation-invalid",
+            f"model {model.name} is of the format {model.format}, and toolchains run ONNX models alone",
+            where=where,
+            because=["steps read and write ONNX files; `at-least` is measured when the model is locked"],
+            fix=["export the model to ONNX first", "or measure it with `minimum`, which needs no toolchain"],
+        )
+    if is_adapted and model.files:
+        raise NnenvError(
+            "adaptation-failed",
+            f"model {model.name} has its weights in further files, and cannot be adapted",
+            where=where,
+            because=["steps read and write single files"],
+            fix=["save the model as one file of less than 2 GiB"],
+        )
 
 
 def named_files(model: ModelLock, step: AdaptSpec) -> dict[str, list[tuple[str, Sha256]]]:

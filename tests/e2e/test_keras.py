@@ -90,6 +90,22 @@ def test_a_keras_file_asks_for_the_keras_that_saved_it(user: User) -> None:
     assert "keras" in user.refused("lock").all
 
 
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ('[[models.net.adapt]]\nstep = "float16"', "adaptation-failed"),
+        ('[[models.net.eval]]\nmetric = "accuracy"\ndata = "d.npz"\nat-least = "99%"', "evaluation-invalid"),
+    ],
+)
+def test_toolchains_are_for_onnx(user: User, more: str, code: str) -> None:
+    """Steps and baselines of another format are refused before any tool is locked."""
+    (user.project / "d.npz").write_bytes(b"")
+    declare(user, "net.keras", GOOD["keras"][1], more)
+    (error,) = user.refused("lock", "--json").json()["errors"]
+    assert error["code"] == code
+    assert "ONNX models alone" in error["message"]
+
+
 def test_a_pickle_needs_a_permission_for_that_very_file(user: User) -> None:
     """Refused with what it would import; allowed by digest; another file with that permission is refused."""
     declare(user, "net.pt", zipped({"m/data.pkl": pickle.dumps(Evil())}))
