@@ -102,13 +102,39 @@ def git_file(
 
     Raises NnenvError `model-unreachable`: no git, no answer, no such repository, revision or file.
     """
-    own = {name: value for name, value in environment.items() if name in _INHERITED}
-    own |= {**_FIXED, **({"GIT_SSL_CAINFO": certificates} if certificates else {})}
+    own = _own(environment, certificates)
     _said(folder, own, source, "init", "--quiet", "--bare", ".")
     _said(folder, own, source, "remote", "add", "origin", source.url)
     _said(folder, own, source, "fetch", "--quiet", "--depth=1", "--no-tags", "origin", "--", revision)
     commit = _said(folder, own, source, "rev-parse", "FETCH_HEAD^{commit}").decode("ascii").strip()
     yield GitFile(folder, source, own, commit)
+
+
+def commit_now(source: GitSource, folder: Path, environment: Mapping[str, str], certificates: str | None) -> str:
+    """The commit that the source's branch or tag is at now; a commit itself as it is. Nothing is fetched.
+
+    `folder` is an empty directory to run in. Raises NnenvError `model-unreachable` as `git_file`.
+    """
+    if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", source.revision):
+        return source.revision
+    wanted = source.revision
+    asked = ("ls-remote", "--", source.url, wanted, f"{wanted}^{{}}")
+    said = _said(folder, _own(environment, certificates), source, *asked).decode("utf-8", "replace")
+    rows: dict[str, str] = {}
+    for line in said.splitlines():
+        commit, _, name = line.partition("\t")
+        rows[name] = commit
+    # What an annotated tag is at stands with ^{}; tags come before branches (gitrevisions(7)).
+    for name in (f"refs/tags/{wanted}^{{}}", f"refs/tags/{wanted}", f"refs/heads/{wanted}", wanted):
+        if name in rows:
+            return rows[name]
+    raise _unreachable(source, b"the repository has no such branch or tag")
+
+
+def _own(environment: Mapping[str, str], certificates: str | None) -> dict[str, str]:
+    """The environment that git runs in."""
+    own = {name: value for name, value in environment.items() if name in _INHERITED}
+    return own | {**_FIXED, **({"GIT_SSL_CAINFO": certificates} if certificates else {})}
 
 
 def _git() -> str:

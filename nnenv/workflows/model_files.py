@@ -33,6 +33,8 @@ from nnenv.workflows.model_places import (
     from_registry,
     from_torch_hub,
     insist_same,
+    manifest_now,
+    torch_repository,
 )
 from nnenv.workflows.session import Session
 
@@ -82,6 +84,16 @@ def fetch_model(session: Session, artifact: Artifact, manifest: Manifest | None)
         )
     with _asking(session, manifest) as asking:
         _first(spec.name, spec.places, lambda place: asking.bring(place, artifact))
+
+
+def name_now(session: Session, spec: ModelSpec, manifest: Manifest) -> str:
+    """What the name of the model's first place that answers comes to now: commit, version or `sha256:` digest.
+
+    Empty for a place whose name does not move, or that only its bytes could tell. Nothing is fetched. Raises NnenvError
+    `model-unreachable`, `index-unreachable` or `offline`.
+    """
+    with _asking(session, manifest) as asking:
+        return _first(spec.name, spec.places, asking.now)
 
 
 def _first(name: str, places: Sequence[ModelSource], attempt: Callable[[ModelSource], Answer]) -> Answer:
@@ -148,6 +160,22 @@ class _Asking:
                 return self._got(spec, from_archive(self._session, place))
             case FileSource():
                 raise AssertionError("files of the project are read by `inputs`")
+
+    def now(self, place: ModelSource) -> str:
+        """See `name_now`."""
+        match place:
+            case HubSource():
+                return self._session.model_hub().find(place).commit
+            case WheelSource():
+                return self._versions(place, place.specifier)[0][1]
+            case GitSource():
+                return self._commit_now(place)
+            case OciSource():
+                return manifest_now(self._session, place)
+            case TorchHubSource():
+                return self._commit_now(torch_repository(self._session, place, place.revision))
+            case _:
+                return ""
 
     def bring(self, place: ModelSource, artifact: Artifact) -> None:
         """Fetch the locked bytes from a place; for one whose names move, from what the lock says it came to."""
@@ -229,6 +257,17 @@ class _Asking:
     ) -> tuple[Sha256, int]:
         return download(self._session, urls, expected, size, filename)
 
+    def _commit_now(self, place: GitSource) -> str:
+        from nnenv.adapters.git_files import commit_now
+        from nnenv.adapters.http import certificates
+
+        session = self._session
+        if session.offline:
+            what = f"--offline forbids to ask {place.shown}"
+            raise NnenvError("offline", what, where=place.shown, fix=["run the command once without --offline"])
+        with session.store.scratch() as scratch:
+            return commit_now(place, scratch, session.environment, certificates(session.environment))
+
     def _from_git(self, place: GitSource, revision: str) -> tuple[Sha256, int, str]:
         """(sha256, size, commit)."""
         from nnenv.adapters.git_files import git_file
@@ -256,22 +295,15 @@ class _Asking:
 
     def _from_wheel(self, place: WheelSource, specifier: str) -> tuple[Sha256, int, str]:
         """(sha256, size, version) of a member of the newest wheel in range that holds it, checked by its RECORD."""
-        from packaging.specifiers import SpecifierSet
-        from packaging.version import Version
-
         from nnenv.formats.wheel import check_digest, hasher, read_wheel
         from nnenv.formats.zip_gate import inflate
 
-        wanted = SpecifierSet(specifier)
         project = self._indexes.project(place.distribution)
-        versions = [text for text in project.versions if wanted.contains(Version(text))]
-        if not versions:
-            because = "no configured index knows the name" if not project.known else "no version is in the range"
-            raise _no_member(place, because)
+        newest, version = self._versions(place, specifier)[0]
         # A model is the same on every platform: of one version the first file by name, one for any platform before.
-        records = [one for one in project.wheels_of(versions[0]) if not one.yanked or specifier.startswith("==")]
+        records = [one for one in project.wheels_of(newest) if not one.yanked or specifier.startswith("==")]
         if not records:
-            raise _no_member(place, f"{place.distribution} {versions[0]} is yanked")
+            raise _no_member(place, f"{place.distribution} {version} is yanked")
         record = min(records, key=lambda one: (not one.filename.endswith("-none-any.whl"), one.filename))
         wheel = self._indexes.identify(record)
         sha256 = Sha256(wheel.sha256)
@@ -295,7 +327,20 @@ class _Asking:
                     writer.write(chunk)
                 check_digest(wheel.filename, member.name, row, digest)
                 found, size = writer.commit()
-        return found, size, str(Version(versions[0]))
+        return found, size, version
+
+    def _versions(self, place: WheelSource, specifier: str) -> list[tuple[str, str]]:
+        """(as the index spells it, normalised) of the versions in range, newest first; at least one."""
+        from packaging.specifiers import SpecifierSet
+        from packaging.version import Version
+
+        wanted = SpecifierSet(specifier)
+        project = self._indexes.project(place.distribution)
+        versions = [(text, str(Version(text))) for text in project.versions if wanted.contains(Version(text))]
+        if not versions:
+            because = "no configured index knows the name" if not project.known else "no version is in the range"
+            raise _no_member(place, because)
+        return versions
 
 
 def _locked(origin: str, before: str, behind: str) -> str | None:

@@ -178,6 +178,20 @@ def from_torch_hub(session: Session, place: TorchHubSource, revision: str, wante
     )
 
 
+def torch_repository(session: Session, place: TorchHubSource, revision: str) -> GitSource:
+    """The repository of an entry point, at the code host that NNENV_CODE_HOST names."""
+    host = (session.environment.get("NNENV_CODE_HOST") or _CODE_HOST).rstrip("/")
+    return GitSource(url=f"{host}/{place.repository}.git", revision=revision, path=ENTRY_FILE)
+
+
+def manifest_now(session: Session, place: OciSource) -> str:
+    """`sha256:` and the digest of the manifest that the source names now. Raises as `from_registry`."""
+    from nnenv.adapters.oci_registry import OciRegistry
+
+    registry = OciRegistry(place, session.http, session.environment, session.home)
+    return f"sha256:{registry.artifact(place.reference).digest}"
+
+
 def _weights(session: Session, place: TorchHubSource, revision: str) -> tuple[str, str]:
     """(commit, address) of the weights."""
     from nnenv.adapters.git_files import git_file
@@ -187,8 +201,7 @@ def _weights(session: Session, place: TorchHubSource, revision: str) -> tuple[st
     if session.offline:
         what = f"--offline forbids to fetch {place.identity}"
         raise NnenvError("offline", what, where=place.identity, fix=["run the command once without --offline"])
-    host = (session.environment.get("NNENV_CODE_HOST") or _CODE_HOST).rstrip("/")
-    repository = GitSource(url=f"{host}/{place.repository}.git", revision=revision, path=ENTRY_FILE)
+    repository = torch_repository(session, place, revision)
     try:
         with (
             session.store.scratch() as scratch,

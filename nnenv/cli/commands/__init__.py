@@ -10,6 +10,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "add": "add packages to model.toml, and lock",
     "remove": "remove packages from model.toml, and lock",
     "lock": "resolve model.toml into model.lock",
+    "outdated": "show which models have something newer at their source",
     "fetch": "bring everything that model.lock names into the store",
     "build": "turn model.lock into an image, bit for bit",
     "verify": "prove an image by the standard inference test",
