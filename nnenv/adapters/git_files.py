@@ -114,7 +114,9 @@ def git_file(
 def _git() -> str:
     found = shutil.which("git")
     if found is None:
-        raise NnenvError("model-unreachable", "a source of scheme git+https: needs git", fix=["install git"])
+        raise NnenvError(
+            "model-unreachable", "a source of scheme git+https: or torchhub: needs git", fix=["install git"]
+        )
     return found
 
 
