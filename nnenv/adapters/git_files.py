@@ -140,7 +140,9 @@ def _own(environment: Mapping[str, str], certificates: str | None) -> dict[str, 
 def _git() -> str:
     found = shutil.which("git")
     if found is None:
-        raise NnenvError("model-unreachable", "a source of scheme git+https: needs git", fix=["install git"])
+        raise NnenvError(
+            "model-unreachable", "a source of scheme git+https: or torchhub: needs git", fix=["install git"]
+        )
     return found
 
 

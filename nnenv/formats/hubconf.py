@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,6 +26,8 @@ _ENDINGS: Final = (".pth", ".pt", ".pth.tar", ".th", ".onnx", ".safetensors", ".
 _DIGEST: Final = re.compile(r".*-([0-9a-f]{8,64})\.[A-Za-z][A-Za-z.]*")
 _MOST_MODULES: Final = 64
 _MOST_VISITS: Final = 2000
+_MOST_STEPS: Final = 1_000_000
+"""Expressions and names that are looked at: seconds."""
 _LONGEST_CHAIN: Final = 8
 """Imports from module to module."""
 
@@ -96,6 +99,8 @@ class _Hub:
         """Places of addresses that nobody knows before the code runs."""
         self._read = read
         self._modules: dict[str, _Module | None] = {}
+        self._class_values: dict[int, dict[str, ast.expr]] = {}
+        self._steps = 0
         self._visited: set[tuple[str, int, tuple[tuple[str, str], ...]]] = set()
 
     def enter(self, entrypoint: str) -> None:
@@ -133,9 +138,10 @@ class _Hub:
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 values.setdefault(node.id, [])
         known: dict[str, str] = {}
-        stored = [one.id for one in ast.walk(function) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)]
+        names = (one for one in ast.walk(function) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store))
+        stored = Counter(one.id for one in names)
         for name, assigned in values.items():
-            if len(assigned) == 1 and assigned[0] is not None and stored.count(name) == 1:
+            if len(assigned) == 1 and assigned[0] is not None and stored[name] == 1:
                 text = self._text(module, assigned[0], {})
                 if text is not None:
                     known[name] = text
@@ -165,7 +171,7 @@ class _Hub:
         elif isinstance(node, ast.Attribute):
             owner = self._meaning(module, node.value)
             if owner and isinstance(owner.node, ast.ClassDef):
-                value = _class_value(owner.node, node.attr)
+                value = self._class_value(owner.node, node.attr)
                 if value is not None:
                     self._visit(owner.module, [value], {})
         elif isinstance(node, ast.Subscript) and self._dictionary(module, node.value):
@@ -190,6 +196,7 @@ class _Hub:
 
     def _text(self, module: _Module, node: ast.AST, bindings: Bindings) -> str | None:
         """The text that an expression is; None if that is not known, or if it is none."""
+        self._step()
         match node:
             case ast.Constant(value=str(text)):
                 return text
@@ -226,6 +233,28 @@ class _Hub:
         texts = [self._text(known.module, one, {}) for one in known.node.values]
         return known if any(text and _WEIGHTS.fullmatch(text) for text in texts) else None
 
+    def _class_value(self, node: ast.ClassDef, name: str) -> ast.expr | None:
+        """What a class assigns to one of its names, through other names of it."""
+        if id(node) not in self._class_values:
+            self._class_values[id(node)] = {
+                target.id: one.value
+                for one in node.body
+                if isinstance(one, ast.Assign)
+                for target in one.targets
+                if isinstance(target, ast.Name)
+            }
+        value: ast.expr | None = ast.Name(id=name)
+        for _ in range(_LONGEST_CHAIN):
+            if not isinstance(value, ast.Name):
+                return value
+            value = self._class_values[id(node)].get(value.id)
+        return None
+
+    def _step(self) -> None:
+        self._steps += 1
+        if self._steps > _MOST_STEPS:
+            raise HubError("its text takes too long to understand")
+
     def _meaning(self, module: _Module, node: ast.AST) -> _Known | None:
         """What a name, with dots or without, stands for in a module."""
         if isinstance(node, ast.Name):
@@ -237,6 +266,7 @@ class _Hub:
         return None
 
     def _lookup(self, module: _Module, name: str, chain: int = 0) -> _Known | None:
+        self._step()
         if chain > _LONGEST_CHAIN:
             return None
         if name in module.values:
@@ -304,23 +334,6 @@ def _parsed(path: str, package: tuple[str, ...], text: str) -> _Module:
             case ast.If() | ast.Try():
                 waiting.extend(reversed([*node.body, *node.orelse]))
     return module
-
-
-def _class_value(node: ast.ClassDef, name: str) -> ast.expr | None:
-    """What a class assigns to one of its names, through other names of it."""
-    for _ in range(_LONGEST_CHAIN):
-        value = next(
-            (
-                one.value
-                for one in node.body
-                if isinstance(one, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in one.targets)
-            ),
-            None,
-        )
-        if not isinstance(value, ast.Name):
-            return value
-        name = value.id
-    return None
 
 
 def _is_computed_address(node: ast.AST) -> bool:

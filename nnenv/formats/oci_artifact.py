@@ -117,9 +117,17 @@ def choose_layers(manifest: Manifest, path: str) -> tuple[ArtifactLayer, ...]:
     packed = [layer for layer in manifest.layers if layer.packing != "raw"]
     if not packed:
         raise ArtifactError(f"no layer is called {path}; there are {_listed(manifest.layers)}")
-    # Of an image the topmost layer wins. Of an artifact the one that is called so comes first.
-    packed.reverse()
-    return tuple(packed if manifest.image else sorted(packed, key=lambda layer: layer.path != path))
+    # Of an image the topmost layer wins. Of an artifact the likeliest comes first: what it holds besides may be large.
+    return tuple(reversed(packed) if manifest.image else sorted(packed, key=lambda layer: _remoteness(layer, path)))
+
+
+def _remoteness(layer: ArtifactLayer, path: str) -> int:
+    """Small where a file is to be expected in a layer."""
+    if layer.path and (path == layer.path or path.startswith(f"{layer.path}/")):
+        return 0
+    if _WEIGHT.fullmatch(layer.media_type):
+        return 1
+    return 3 if _BESIDE.fullmatch(layer.media_type) else 2
 
 
 def _only_file(manifest: Manifest) -> ArtifactLayer:

@@ -214,7 +214,7 @@ def _weights(session: Session, place: TorchHubSource, revision: str) -> tuple[st
     except NnenvError as error:
         if error.code != "model-unreachable":
             raise
-        raise _unreachable(place.identity, *error.because) from None
+        raise _unreachable(place.identity, *(error.because or [error.what])) from None
     if not url.startswith("https://") and not is_loopback(host_of(url)):
         raise _unreachable(place.identity, f"its weights are at {host_of(url)} by plain http")
     return commit, url

@@ -119,6 +119,20 @@ def test_where_none_is(files: dict[str, str], because: str) -> None:
     assert because in str(refused.value) or "nested too deeply" in str(refused.value)
 
 
+def test_a_text_that_is_made_to_take_long() -> None:
+    """It is given up in seconds."""
+    stars = "".join(f"from m{number} import *\n" for number in range(40))
+    files = {"hubconf.py": stars, **{f"m{number}.py": stars for number in range(40)}}
+    with pytest.raises(HubError, match="too long to understand"):
+        found(files)
+    names = "def net():\n" + "".join(f"  x{number} = 'a'\n" for number in range(20_000))
+    with pytest.raises(HubError, match="names no file of weights"):
+        found({"hubconf.py": names})
+    large = "U = {" + ",".join(f"'{number}': '{URL}'" for number in range(3000)) + "}\n"
+    with pytest.raises(HubError, match="too long to understand"):
+        found({"hubconf.py": large + "def net():\n" + "".join(f"  U['{number}']\n" for number in range(3000))})
+
+
 def test_names() -> None:
     """The digits of torch.hub's names."""
     assert digest_prefix(URL) == "0123abcd"
