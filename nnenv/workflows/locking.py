@@ -141,7 +141,7 @@ def _readable(data: bytes | None, options: LockOptions) -> Lockfile | None:
 def _insist_on_locked_names(options: LockOptions, old: Lockfile | None) -> None:
     """`-P NAME` of a package that is not locked is a slip, not a wish."""
     # Models of equal bytes are one artifact, with one of their names.
-    locked = {one.name for one in (*old.artifacts, *old.models)} if old else set()
+    locked = {artifact.name for artifact in old.artifacts} | {model.name for model in old.models} if old else set()
     unknown = sorted(options.upgrade_names - locked)
     if unknown and old is not None:
         raise NnenvError(
