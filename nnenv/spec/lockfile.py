@@ -72,8 +72,8 @@ class ModelLock:
     file: Sha256
     """Artifact that is the model file."""
     revision: str = ""
-    """What the name of its source came to: a commit, the version of a wheel, the digest of a manifest; empty for files and
-    addresses."""
+    """What the name of its source came to: a commit, the version of a wheel, the digest of a manifest; empty for files
+    and addresses."""
     licence: str = ""
     """As its source states it; empty if it does not."""
     opsets: tuple[str, ...] = ()
