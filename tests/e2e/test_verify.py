@@ -148,6 +148,8 @@ def test_outside_of_an_image_there_is_no_here(user: User) -> None:
     """An error with advice, and a target cannot be named."""
     assert "inside of an image that nnenv built" in user.refused("verify", "--here").err
     assert user.run("verify", "--here", "--target", "cpu").code == 2
+    assert "takes no --eval" in user.run("verify", "--here", "--eval").err
+    assert user.run("verify", "--report", "page.html").code == 2
 
 
 def test_one_flipped_sign_fails_and_says_by_how_much(user: User) -> None:

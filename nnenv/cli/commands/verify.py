@@ -99,10 +99,10 @@ def run(session: Session, arguments: argparse.Namespace) -> int:
 def _verified(session: Session, arguments: argparse.Namespace, options: VerifyOptions) -> list[Verified]:
     if not arguments.here:
         return verify_targets(session, targets_of(arguments), options)
-    if targets_of(arguments):
-        raise NnenvError(
-            "usage", "--here is about one image, and takes no --target", exit_code=2, fix=["leave one out"]
-        )
+    for option, is_given in (("--target", bool(targets_of(arguments))), ("--eval", arguments.eval)):
+        if is_given:
+            what = f"--here is about the image around us, without any project, and takes no {option}"
+            raise NnenvError("usage", what, exit_code=2, fix=["leave one out"])
     from nnenv.workflows.verifying_here import verify_here
 
     return [verify_here(session, options)]
